@@ -1,0 +1,167 @@
+//! The scalar definition of every kernel. Permanent, in one file, written to be read.
+//!
+//! Shapes are (rows, columns), row-major. Compiled kernels must give these bits exactly.
+
+use half::f16;
+
+/// Lanes of a float reduction: element i is added to lane `i % 32`, in order; then lanes fold in halves.
+pub const LANES: usize = 32;
+
+/// Folds lanes in halves: `lane[i] += lane[i + width / 2]`, until one is left.
+fn fold<T: Copy + std::ops::AddAssign, const N: usize>(mut lanes: [T; N]) -> T {
+    let mut width = N / 2;
+    while width > 0 {
+        for i in 0..width {
+            let upper = lanes[i + width];
+            lanes[i] += upper;
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// sum of a\[i\] * b\[i\], in 32 f32 lanes.
+pub fn dot(a: impl IntoIterator<Item = f32>, b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    for (i, (a, &b)) in a.into_iter().zip(b).enumerate() {
+        lanes[i % LANES] += a * b;
+    }
+    fold(lanes)
+}
+
+/// Quantises one row to int8: s = 127 / max(1e-5, max|x|), q = round-half-even(x * s). Returns (s, sum of q).
+///
+/// As bitnet.cpp's `quantize_row_i8_s`. Callers ensure that x is finite.
+pub fn quantize(x: &[f32], q: &mut [i8]) -> (f32, i32) {
+    let max = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let s = (127.0 / f64::from(max).max(1e-5)) as f32;
+    let mut sum = 0;
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = (x * s).round_ties_even().clamp(-128.0, 127.0) as i8;
+        sum += i32::from(*q);
+    }
+    (s, sum)
+}
+
+/// The code (0, 1, 2 for -1, 0, +1; 3 never occurs in a valid file and counts as +2) of weight `col` in an I2_S row.
+pub fn i2s_code(row: &[u8], col: usize) -> u8 {
+    let (block, j) = (col / 128, col % 128);
+    row[block * 32 + j % 32] >> (6 - 2 * (j / 32)) & 3
+}
+
+/// y\[r\] = sum over c of (code(r, c) - 1) * x\[c\]. W (rows, cols) in I2_S @ x (cols) -> y (rows).
+pub fn i2s_gemv(w: &[u8], x: &[i8], y: &mut [i32]) {
+    for (row, y) in w.chunks_exact(x.len() / 4).zip(y) {
+        *y = x.iter().enumerate().map(|(c, &q)| (i32::from(i2s_code(row, c)) - 1) * i32::from(q)).sum();
+    }
+}
+
+/// y = acc / s * scale, in that order, in f32.
+pub fn rescale(acc: i32, s: f32, scale: f32) -> f32 {
+    acc as f32 / s * scale
+}
+
+/// y = x / sqrt(mean(x^2) + eps) * weight; the mean in f64 (16 lanes), the rest in f32.
+pub fn rmsnorm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    let mut lanes = [0f64; 16];
+    for (i, &v) in x.iter().enumerate() {
+        lanes[i % 16] += f64::from(v) * f64::from(v);
+    }
+    let mean = (fold(lanes) / x.len() as f64) as f32;
+    let scale = 1.0 / (mean + eps).sqrt();
+    for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+        *y = x * scale * w;
+    }
+}
+
+/// NeoX RoPE on one head: pairs (i, i + d/2); cos and sin (d/2).
+pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (a, b) = x.split_at_mut(x.len() / 2);
+    for i in 0..a.len() {
+        let (u, v) = (a[i], b[i]);
+        a[i] = u * cos[i] - v * sin[i];
+        b[i] = u * sin[i] + v * cos[i];
+    }
+}
+
+/// y = relu(gate)^2 * up.
+pub fn relu2_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+        let r = g.max(0.0);
+        *y = r * r * u;
+    }
+}
+
+/// e^x for x <= 0, to about 1 ulp, by operations that every ISA rounds alike: n = round(x / ln 2), a
+/// polynomial in the remainder (Cephes expf), then 2^n into the exponent. Below -87 it is 0.
+pub fn exp(x: f32) -> f32 {
+    if x < -87.0 {
+        return 0.0;
+    }
+    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, half to even
+    let n = x * std::f32::consts::LOG2_E + MAGIC - MAGIC;
+    let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
+    let mut p = 1.987_569_2e-4f32;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1] {
+        p = p * r + c;
+    }
+    let y = p * (r * r) + r + 1.0;
+    f32::from_bits(y.to_bits().wrapping_add((n as i32 as u32) << 23))
+}
+
+/// Attention of one query head over `len` cached positions. q (d) is rounded to f16; k, v (len, d) as f16 bits.
+///
+/// score = (q . k) * scale; p = f16(exp(score - max) * f32(1 / f64 sum)); out\[i\] = sum over positions of p * v, in order.
+pub fn attention(q: &[f32], k: &[u16], v: &[u16], len: usize, scale: f32, out: &mut [f32]) {
+    let d = q.len();
+    let q: Vec<f32> = q.iter().map(|&x| f16::from_f32(x).to_f32()).collect();
+    let widen = |row: &[u16]| row.iter().map(|&b| f16::from_bits(b).to_f32()).collect::<Vec<f32>>();
+    let mut p: Vec<f32> = (0..len).map(|t| dot(widen(&k[t * d..][..d]), &q) * scale).collect();
+    let max = p.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
+    let mut lanes = [0f64; 16];
+    for (t, p) in p.iter_mut().enumerate() {
+        *p = exp(*p - max);
+        lanes[t % 16] += f64::from(*p);
+    }
+    let inverse = (1.0 / fold(lanes)) as f32;
+    out.fill(0.0);
+    for (t, p) in p.iter().enumerate() {
+        let p = f16::from_f32(p * inverse).to_f32();
+        for (o, v) in out.iter_mut().zip(widen(&v[t * d..][..d])) {
+            *o += p * v;
+        }
+    }
+}
+
+/// One row of a Q8_0 matrix, dequantised: blocks of 32 in 34 bytes, f16 scale d then 32 x i8; w = d * q.
+pub fn q8_0_row(row: &[u8], out: &mut [f32]) {
+    for (block, out) in row.chunks_exact(34).zip(out.chunks_exact_mut(32)) {
+        let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
+        for (o, &q) in out.iter_mut().zip(&block[2..]) {
+            *o = d * f32::from(q as i8);
+        }
+    }
+}
+
+/// One row of a Q6_K matrix, dequantised: blocks of 256 in 210 bytes, ql\[128\], qh\[64\], i8 sub-scales\[16\], f16 d;
+/// w = (d * sub-scale) * (code - 32).
+pub fn q6_k_row(row: &[u8], out: &mut [f32]) {
+    for (block, out) in row.chunks_exact(210).zip(out.chunks_exact_mut(256)) {
+        let (ql, qh, sub) = (&block[..128], &block[128..192], &block[192..208]);
+        let d = f16::from_le_bytes([block[208], block[209]]).to_f32();
+        for (i, o) in out.iter_mut().enumerate() {
+            let (half, quarter, lane) = (i / 128, i / 32 % 4, i % 32);
+            let low = ql[half * 64 + quarter % 2 * 32 + lane] >> (4 * (quarter / 2)) & 15;
+            let high = qh[half * 32 + lane] >> (2 * quarter) & 3;
+            let code = i32::from(low | high << 4) - 32;
+            *o = d * f32::from(sub[i / 16] as i8) * code as f32;
+        }
+    }
+}
+
+/// One row of a matrix of f16, widened.
+pub fn f16_row(row: &[u8], out: &mut [f32]) {
+    for (o, b) in out.iter_mut().zip(row.chunks_exact(2)) {
+        *o = f16::from_le_bytes([b[0], b[1]]).to_f32();
+    }
+}

@@ -1,0 +1,3 @@
+//! The box we run in: CPU guard, cgroup limits, affinity, thread pool.
+
+pub mod pool;

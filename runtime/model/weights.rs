@@ -1,0 +1,145 @@
+//! The model as the engine sees it: configuration, and weights that point into the mapped file.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A range of immutable bytes whose owner is kept alive: usually the mapped model file.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl Bytes {
+    /// The bytes `range` of `owner`; `None` when they are not all inside.
+    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Option<Self> {
+        owner.as_ref().as_ref().get(range.clone())?;
+        Some(Bytes { owner, range })
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.owner.as_ref().as_ref()[self.range.clone()]
+    }
+}
+
+/// Which graph the weights belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// `bitnet-b1.58`, and `bitnet-25`, the same graph under an older name: squared ReLU, sub-norms,
+    /// GQA, NeoX RoPE, the embedding as output head.
+    BitnetB158,
+}
+
+/// Everything about the graph that is not a weight. Checked when loaded: `heads % kv_heads == 0`, sizes nonzero.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The graph.
+    pub architecture: Architecture,
+    /// `general.architecture` as the file says it.
+    pub architecture_name: String,
+    /// `general.name`, or the file's stem.
+    pub name: String,
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the feed-forward's inner vector.
+    pub ffn: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Vocabulary size: rows of the embedding.
+    pub vocab: usize,
+    /// Longest sequence the model was trained for, in tokens.
+    pub context: usize,
+    /// RMSNorm epsilon.
+    pub rms_eps: f32,
+    /// RoPE base frequency.
+    pub rope_base: f32,
+}
+
+/// A ternary matrix in the I2_S layout of x86 writers, as mapped. W (rows, cols), `cols % 128 == 0`.
+#[derive(Clone)]
+pub struct Ternary {
+    /// `rows * cols / 4` bytes; row r starts at byte `r * cols / 4`. Each 32 bytes hold 128 consecutive
+    /// weights: element j is in byte `j % 32` at shift `6 - 2 * (j / 32)`; code 0, 1, 2 = -1, 0, +1.
+    pub packed: Bytes,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// The tensor's scale: w = scale * (code - 1).
+    pub scale: f32,
+}
+
+/// How a dense matrix is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DenseType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// Blocks of 32: f16 scale, 32 x i8.
+    Q8_0,
+    /// Blocks of 256: 6-bit codes, 16 x i8 sub-scales, f16 scale.
+    Q6K,
+}
+
+/// A dense matrix (embedding, output head), as mapped. W (rows, cols).
+#[derive(Clone)]
+pub struct Dense {
+    /// Row-major; a row is whole blocks of `kind`.
+    pub data: Bytes,
+    /// Storage type.
+    pub kind: DenseType,
+    /// Rows: vocabulary.
+    pub rows: usize,
+    /// Columns: hidden.
+    pub cols: usize,
+}
+
+/// The weights of one transformer block. Shapes as (rows, cols) = (output features, input features).
+#[derive(Clone)]
+pub struct Layer {
+    /// (hidden)
+    pub attn_norm: Vec<f32>,
+    /// (heads * head_dim, hidden)
+    pub attn_q: Ternary,
+    /// (kv_heads * head_dim, hidden)
+    pub attn_k: Ternary,
+    /// (kv_heads * head_dim, hidden)
+    pub attn_v: Ternary,
+    /// (heads * head_dim)
+    pub attn_sub_norm: Vec<f32>,
+    /// (hidden, heads * head_dim)
+    pub attn_output: Ternary,
+    /// (hidden)
+    pub ffn_norm: Vec<f32>,
+    /// (ffn, hidden)
+    pub ffn_gate: Ternary,
+    /// (ffn, hidden)
+    pub ffn_up: Ternary,
+    /// (ffn)
+    pub ffn_sub_norm: Vec<f32>,
+    /// (hidden, ffn)
+    pub ffn_down: Ternary,
+}
+
+/// A validated model.
+pub struct Model {
+    /// The graph's numbers.
+    pub config: Config,
+    /// Token embedding, and the output head (tied). (vocab, hidden)
+    pub embedding: Dense,
+    /// (hidden)
+    pub output_norm: Vec<f32>,
+    /// Transformer blocks, first to last.
+    pub layers: Vec<Layer>,
+}

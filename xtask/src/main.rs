@@ -1,0 +1,2 @@
+//! `cargo xtask`: Sterna's build commands, one verb a file.
+fn main() {}
