@@ -217,9 +217,14 @@ impl TargetSpec {
     /// Reads one TOML file and checks that it makes sense: features of its own architecture only,
     /// no zero sizes, a name that can stand in an image tag.
     pub fn read(path: &Path) -> Result<Self, TargetError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TargetError::Read { path: path.to_owned(), source })?;
-        let parse = |message: String| TargetError::Parse { path: path.to_owned(), message };
+        let text = std::fs::read_to_string(path).map_err(|source| TargetError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let parse = |message: String| TargetError::Parse {
+            path: path.to_owned(),
+            message,
+        };
         let spec: TargetSpec = toml::from_str(&text).map_err(|e| parse(e.to_string()))?;
         spec.check().map_err(parse)?;
         Ok(spec)
@@ -245,12 +250,18 @@ impl TargetSpec {
         all.iter()
             .find(|t| t.name == name || t.aliases.iter().any(|a| a == name))
             .cloned()
-            .ok_or_else(|| TargetError::Unknown { name: name.to_owned(), known: known() })
+            .ok_or_else(|| TargetError::Unknown {
+                name: name.to_owned(),
+                known: known(),
+            })
     }
 
     /// Every target in `dir`, sorted by name.
     pub fn all(dir: &Path) -> Result<Vec<Self>, TargetError> {
-        let read = |source| TargetError::Read { path: dir.to_owned(), source };
+        let read = |source| TargetError::Read {
+            path: dir.to_owned(),
+            source,
+        };
         let mut paths = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(read)? {
             let path = entry.map_err(read)?.path();
@@ -266,7 +277,9 @@ impl TargetSpec {
         let tag_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
         for name in std::iter::once(&self.name).chain(&self.aliases) {
             if name.is_empty() || name.len() > 64 || !name.chars().all(tag_char) {
-                return Err(format!("`{name}` cannot stand in an image tag: use a-z, 0-9, `.`, `_`, `-`"));
+                return Err(format!(
+                    "`{name}` cannot stand in an image tag: use a-z, 0-9, `.`, `_`, `-`"
+                ));
             }
         }
         if let Some(f) = self.features.iter().find(|f| f.arch() != self.arch) {

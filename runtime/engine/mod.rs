@@ -97,7 +97,9 @@ pub enum SubmitError {
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// The prompt does not fit.
-    #[error("the prompt has {tokens} tokens, the context holds {context}: shorten it or start with a larger --ctx-size")]
+    #[error(
+        "the prompt has {tokens} tokens, the context holds {context}: shorten it or start with a larger --ctx-size"
+    )]
     PromptTooLong {
         /// Tokens in the prompt.
         tokens: usize,
@@ -144,7 +146,12 @@ pub struct Engine {}
 
 impl Engine {
     /// Starts the engine's thread.
-    pub fn start(_model: Arc<Model>, _tokenizer: Arc<Tokenizer>, _kernels: &'static Variant, _config: EngineConfig) -> Self {
+    pub fn start(
+        _model: Arc<Model>,
+        _tokenizer: Arc<Tokenizer>,
+        _kernels: &'static Variant,
+        _config: EngineConfig,
+    ) -> Self {
         todo!()
     }
 

@@ -50,7 +50,10 @@ pub struct AttentionRow<'a> {
 
 /// Every variant that this binary holds, best first.
 pub fn variants() -> &'static [Variant] {
-    const REFERENCE: &[Variant] = &[Variant { name: "reference", features: &[] }];
+    const REFERENCE: &[Variant] = &[Variant {
+        name: "reference",
+        features: &[],
+    }];
     REFERENCE
 }
 

@@ -52,7 +52,11 @@ pub fn i2s_code(row: &[u8], col: usize) -> u8 {
 /// y\[r\] = sum over c of (code(r, c) - 1) * x\[c\]. W (rows, cols) in I2_S @ x (cols) -> y (rows).
 pub fn i2s_gemv(w: &[u8], x: &[i8], y: &mut [i32]) {
     for (row, y) in w.chunks_exact(x.len() / 4).zip(y) {
-        *y = x.iter().enumerate().map(|(c, &q)| (i32::from(i2s_code(row, c)) - 1) * i32::from(q)).sum();
+        *y = x
+            .iter()
+            .enumerate()
+            .map(|(c, &q)| (i32::from(i2s_code(row, c)) - 1) * i32::from(q))
+            .sum();
     }
 }
 

@@ -8,7 +8,9 @@ pub struct Pool {
 impl Pool {
     /// A pool of `threads` threads (at least 1), the caller's included.
     pub fn new(threads: usize) -> Self {
-        Pool { threads: threads.max(1) }
+        Pool {
+            threads: threads.max(1),
+        }
     }
 
     /// How many threads take part in [`Pool::run`].
