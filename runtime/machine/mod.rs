@@ -1,3 +1,4 @@
 //! The box we run in: CPU guard, cgroup limits, affinity, thread pool.
 
+pub mod limits;
 pub mod pool;

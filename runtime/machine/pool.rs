@@ -1,25 +1,296 @@
 //! The thread pool of the forward pass: fork-join over a fixed set of threads.
+//!
+//! A token takes a few hundred joins, so a join has to cost about a microsecond: between rounds a worker
+//! spins for a moment and only then parks. With fewer CPUs than threads nobody spins, because the
+//! spinning thread would sit on the CPU that the awaited one needs.
+#![allow(unsafe_code)] // a job's lifetime is erased for the workers; see `run`
+
+use std::any::Any;
+use std::hint;
+use std::panic::{self, AssertUnwindSafe};
+use std::ptr;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+
+use super::limits;
+
+/// Looks at the awaited value before parking: some tens of microseconds, longer than the serial gaps of a pass.
+const SPINS: usize = 2000;
 
 /// A fixed set of worker threads; the caller's thread is one of them.
 pub struct Pool {
-    threads: usize,
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held during a round: callers from several threads take turns.
+    turn: Mutex<()>,
+}
+
+type Job<'a> = &'a (dyn Fn(usize) + Sync);
+
+struct Shared {
+    spins: usize,
+    /// Rounds started. A change is the signal to work.
+    round: AtomicUsize,
+    /// Workers still busy in this round.
+    busy: AtomicUsize,
+    /// Workers that have parked, or are about to.
+    parked: AtomicUsize,
+    /// The round's job. Points into the stack of `run`, which outlives the round.
+    job: AtomicPtr<Job<'static>>,
+    /// The pool is being dropped.
+    closing: AtomicBool,
+    /// First panic of the round.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// The caller, when it parks to wait for the last worker.
+    caller: Mutex<Option<Thread>>,
+    caller_waits: AtomicBool,
 }
 
 impl Pool {
     /// A pool of `threads` threads (at least 1), the caller's included.
+    ///
+    /// Where the system refuses a thread (a process limit), the pool has as many as there are.
     pub fn new(threads: usize) -> Self {
+        let threads = threads.max(1);
+        let shared = Arc::new(Shared {
+            spins: if threads <= limits::usable_cpus() { SPINS } else { 0 },
+            round: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            parked: AtomicUsize::new(0),
+            job: AtomicPtr::new(ptr::null_mut()),
+            closing: AtomicBool::new(false),
+            panic: Mutex::new(None),
+            caller: Mutex::new(None),
+            caller_waits: AtomicBool::new(false),
+        });
+        let mut workers = Vec::with_capacity(threads - 1);
+        for index in 1..threads {
+            let shared = Arc::clone(&shared);
+            let spawned = thread::Builder::new()
+                .name(format!("sterna-{index}"))
+                .spawn(move || shared.work(index));
+            match spawned {
+                Ok(worker) => workers.push(worker),
+                Err(error) => {
+                    tracing::warn!("running with {index} of {threads} threads, the system refused more: {error}");
+                    break;
+                }
+            }
+        }
         Pool {
-            threads: threads.max(1),
+            shared,
+            workers,
+            turn: Mutex::new(()),
         }
     }
 
     /// How many threads take part in [`Pool::run`].
     pub fn threads(&self) -> usize {
-        self.threads
+        self.workers.len() + 1
     }
 
     /// Calls `job(i)` once for every `i` in `0..threads`, in parallel, and returns when all are done.
+    ///
+    /// A panic of a call is passed on once the others are done. A job must not call `run` on its own pool.
     pub fn run(&self, job: &(dyn Fn(usize) + Sync)) {
-        (0..self.threads).for_each(job);
+        if self.workers.is_empty() {
+            return job(0);
+        }
+        let turn = lock(&self.turn);
+        let shared = &*self.shared;
+        shared.busy.store(self.workers.len(), Relaxed);
+        shared.job.store((&raw const job).cast_mut().cast(), Relaxed);
+        self.start_round();
+        shared.call(job, 0);
+        shared.await_workers();
+        let panicked = lock(&shared.panic).take();
+        drop(turn);
+        if let Some(payload) = panicked {
+            panic::resume_unwind(payload);
+        }
+    }
+
+    fn start_round(&self) {
+        // SeqCst here and in `await_round`: either the worker sees the new round before it parks, or we see it parked.
+        self.shared.round.fetch_add(1, SeqCst);
+        if self.shared.parked.load(SeqCst) > 0 {
+            self.workers.iter().for_each(|worker| worker.thread().unpark());
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Relaxed);
+        self.start_round();
+        for worker in self.workers.drain(..) {
+            // A worker catches its job's panics, so there is none to report here.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// A worker's life: one job a round.
+    fn work(&self, index: usize) {
+        for round in 0usize.. {
+            self.await_round(round);
+            if self.closing.load(Relaxed) {
+                return;
+            }
+            let job = self.job.load(Relaxed);
+            // SAFETY: `run` stored a pointer to a live reference before it started this round, and does not return
+            // before `busy` is 0, which needs our decrement below. Acquire of `round` ordered that store before us.
+            let job: Job<'_> = unsafe { *job };
+            self.call(job, index);
+            // SeqCst as in `await_workers`: either the caller sees 0 before it parks, or we see that it waits.
+            if self.busy.fetch_sub(1, SeqCst) == 1
+                && self.caller_waits.load(SeqCst)
+                && let Some(caller) = &*lock(&self.caller)
+            {
+                caller.unpark();
+            }
+        }
+    }
+
+    fn call(&self, job: Job<'_>, index: usize) {
+        // The caller sees the panic again, so whatever it broke is not silently used.
+        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| job(index))) {
+            lock(&self.panic).get_or_insert(payload);
+        }
+    }
+
+    /// Returns when more than `round` rounds have started.
+    fn await_round(&self, round: usize) {
+        for _ in 0..self.spins {
+            if self.round.load(Acquire) != round {
+                return;
+            }
+            hint::spin_loop();
+        }
+        self.parked.fetch_add(1, SeqCst);
+        while self.round.load(SeqCst) == round {
+            thread::park();
+        }
+        self.parked.fetch_sub(1, Relaxed);
+    }
+
+    /// Returns when no worker is busy.
+    fn await_workers(&self) {
+        for _ in 0..self.spins {
+            if self.busy.load(Acquire) == 0 {
+                return;
+            }
+            hint::spin_loop();
+        }
+        *lock(&self.caller) = Some(thread::current());
+        self.caller_waits.store(true, SeqCst);
+        while self.busy.load(SeqCst) != 0 {
+            thread::park();
+        }
+        self.caller_waits.store(false, Relaxed);
+    }
+}
+
+/// Nothing that these mutexes guard can be left half-changed by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often each index was called.
+    fn count(pool: &Pool, rounds: usize) -> Vec<usize> {
+        let calls: Vec<AtomicUsize> = (0..pool.threads()).map(|_| AtomicUsize::new(0)).collect();
+        for _ in 0..rounds {
+            pool.run(&|i| {
+                calls[i].fetch_add(1, Relaxed);
+            });
+        }
+        calls.into_iter().map(AtomicUsize::into_inner).collect()
+    }
+
+    #[test]
+    fn every_index_runs_once_a_round() {
+        for threads in [0, 1, 2, 3, 8] {
+            let pool = Pool::new(threads);
+            assert_eq!(pool.threads(), threads.max(1));
+            assert_eq!(count(&pool, 500), vec![500; threads.max(1)]);
+        }
+    }
+
+    #[test]
+    fn many_more_threads_than_cpus_still_finish() {
+        let pool = Pool::new(4 * limits::usable_cpus() + 1);
+        assert_eq!(count(&pool, 200), vec![200; pool.threads()]);
+    }
+
+    #[test]
+    fn workers_wake_up_after_a_pause_longer_than_their_spin() {
+        let pool = Pool::new(2);
+        for _ in 0..5 {
+            thread::sleep(std::time::Duration::from_millis(20));
+            assert_eq!(count(&pool, 1), [1, 1]);
+        }
+    }
+
+    #[test]
+    fn a_round_ends_before_run_returns() {
+        let pool = Pool::new(3);
+        for round in 0..200 {
+            let mut results = [0; 3];
+            {
+                let slots: Vec<Mutex<&mut usize>> = results.iter_mut().map(Mutex::new).collect();
+                pool.run(&|i| **lock(&slots[i]) = round + i);
+            }
+            assert_eq!(results, [round, round + 1, round + 2]);
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_survives() {
+        let pool = Pool::new(3);
+        for culprit in 0..3 {
+            let finished = AtomicUsize::new(0);
+            let result = panic::catch_unwind(AssertUnwindSafe(|| {
+                pool.run(&|i| {
+                    assert_ne!(i, culprit, "culprit");
+                    finished.fetch_add(1, Relaxed);
+                });
+            }));
+            assert!(result.is_err());
+            assert_eq!(finished.into_inner(), 2);
+            assert_eq!(count(&pool, 10), [10; 3]);
+        }
+    }
+
+    #[test]
+    fn callers_from_several_threads_take_turns() {
+        let pool = Pool::new(2);
+        let calls = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        pool.run(&|_| {
+                            calls.fetch_add(1, Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(calls.into_inner(), 800);
+    }
+
+    #[test]
+    fn drop_ends_the_threads() {
+        let pool = Pool::new(3);
+        let shared = Arc::downgrade(&pool.shared);
+        drop(pool);
+        assert_eq!(shared.strong_count(), 0);
     }
 }
