@@ -3,6 +3,14 @@
 //! [`Engine::start`] owns the model on a thread of its own; callers [`Engine::submit`] a [`Request`] and
 //! receive [`Event`]s. Dropping the receiver cancels the request.
 
+pub mod forward;
+pub mod kv;
+pub mod sampling;
+#[cfg(test)]
+mod testing;
+
+pub use sampling::Sampling;
+
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -10,21 +18,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::kernels::Variant;
 use crate::model::Model;
 use crate::text::Tokenizer;
-
-/// How the next token is chosen. Temperature 0 is greedy; the filters apply in the order top_k, top_p, min_p.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// 0 = greedy.
-    pub temperature: f32,
-    /// Keep the k most likely tokens; 0 = all.
-    pub top_k: usize,
-    /// Keep the smallest set whose probability reaches this; 1 = all.
-    pub top_p: f32,
-    /// Drop tokens less likely than this times the most likely; 0 = none.
-    pub min_p: f32,
-    /// Same seed, same request, same tokens, on every machine.
-    pub seed: u64,
-}
 
 /// One generation.
 #[derive(Debug, Clone)]

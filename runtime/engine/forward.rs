@@ -1,0 +1,437 @@
+//! The forward pass: rows of (sequence, position, token) through the transformer.
+//!
+//! A row is one token of one sequence, so a pass can hold a piece of one prompt beside the next token of
+//! other sequences. Rows meet only in attention, and there only with rows of their own sequence that are
+//! already in the cache: a row's result has the same bits in any company, on any number of threads.
+
+use std::sync::Arc;
+
+use super::kv::KvCache;
+use crate::kernels::{AttentionRow, Heads, QuantRows, Variant};
+use crate::machine::pool::Pool;
+use crate::model::{Model, Ternary};
+
+/// One token to process.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Index of its sequence's cache.
+    pub cache: usize,
+    /// Position in the sequence; all earlier ones are in the cache or come earlier in the same pass.
+    pub position: usize,
+    /// The token, inside the vocabulary.
+    pub token: u32,
+    /// Whether its logits are wanted.
+    pub logits: bool,
+}
+
+/// A value of the pass was infinite or not a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the model produced a non-finite value: its weights or scales are damaged, get the file again")]
+pub struct NonFinite;
+
+/// A model with what one thread needs to run it.
+pub struct Forward {
+    model: Arc<Model>,
+    kernels: &'static Variant,
+    pool: Pool,
+    /// RoPE: angle per position of pair i, base^(-2i / dim). (head_dim / 2)
+    frequencies: Vec<f64>,
+    scratch: Scratch,
+}
+
+/// Buffers of a pass, grown to the largest pass so far. Shapes with n = rows, m = rows that want logits.
+#[derive(Default)]
+struct Scratch {
+    /// Residual stream (n, hidden).
+    x: Vec<f32>,
+    /// Normalised input of a matrix product (n, its columns).
+    normed: Vec<f32>,
+    /// The same, quantised.
+    quant: QuantRows,
+    /// Queries (n, heads, head_dim).
+    q: Vec<f32>,
+    /// Keys (n, kv_heads, head_dim).
+    k: Vec<f32>,
+    /// Values (n, kv_heads, head_dim).
+    v: Vec<f32>,
+    /// Output of attention (n, heads, head_dim).
+    mixed: Vec<f32>,
+    /// (n, ffn)
+    gate: Vec<f32>,
+    /// (n, ffn)
+    up: Vec<f32>,
+    /// relu(gate)^2 * up (n, ffn).
+    inner: Vec<f32>,
+    /// What a block adds to the residual stream (n, hidden).
+    delta: Vec<f32>,
+    /// (n, head_dim / 2)
+    cos: Vec<f32>,
+    /// (n, head_dim / 2)
+    sin: Vec<f32>,
+    /// Rows that want logits (m), ascending.
+    wanted: Vec<usize>,
+    /// (m, vocab)
+    logits: Vec<f32>,
+    /// Rows that had a non-finite value (n).
+    broken: Vec<bool>,
+    /// Allocation of the attention's rows, empty between uses.
+    seen: Vec<AttentionRow<'static>>,
+}
+
+/// What a pass computed.
+pub struct Output<'a> {
+    scratch: &'a Scratch,
+    vocab: usize,
+}
+
+impl Output<'_> {
+    /// The logits (vocab) of a row that wanted them.
+    pub fn logits(&self, row: usize) -> Result<&[f32], NonFinite> {
+        self.check(row)?;
+        let at = self
+            .scratch
+            .wanted
+            .binary_search(&row)
+            .expect("a row that wants logits");
+        Ok(&self.scratch.logits[at * self.vocab..][..self.vocab])
+    }
+
+    /// Whether all values of a row were finite. If not, its sequence's cache is spoilt.
+    pub fn check(&self, row: usize) -> Result<(), NonFinite> {
+        if self.scratch.broken[row] {
+            Err(NonFinite)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Forward {
+    /// Prepares to run `model` on `threads` threads, the calling one included.
+    pub fn new(model: Arc<Model>, kernels: &'static Variant, threads: usize) -> Self {
+        let dim = model.config.head_dim;
+        let base = f64::from(model.config.rope_base);
+        let frequency = |i| libm::pow(base, -2.0 * i as f64 / dim as f64);
+        Forward {
+            frequencies: (0..dim / 2).map(frequency).collect(),
+            model,
+            kernels,
+            pool: Pool::new(threads),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The threads of the pass.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Processes `rows`, at least one. Their keys and values go into `caches`.
+    pub fn pass(&mut self, caches: &mut [KvCache], rows: &[Row]) -> Output<'_> {
+        self.embed(rows);
+        for layer in 0..self.model.layers.len() {
+            self.attention_block(layer, caches, rows);
+            self.ffn_block(layer, rows.len());
+        }
+        self.head(rows);
+        Output {
+            scratch: &self.scratch,
+            vocab: self.model.config.vocab,
+        }
+    }
+
+    /// x = token_embd\[token\]; and the rows' RoPE angles, which all layers share.
+    fn embed(&mut self, rows: &[Row]) {
+        let s = &mut self.scratch;
+        let half = self.frequencies.len();
+        let hidden = self.model.config.hidden;
+        let x = grow(&mut s.x, rows.len() * hidden);
+        let (cos, sin) = (grow(&mut s.cos, rows.len() * half), grow(&mut s.sin, rows.len() * half));
+        for (r, row) in rows.iter().enumerate() {
+            self.kernels.embed(
+                &self.model.embedding,
+                row.token as usize,
+                &mut x[r * hidden..][..hidden],
+            );
+            for (i, frequency) in self.frequencies.iter().enumerate() {
+                // libm and f64: the same bits on every CPU.
+                let (sine, cosine) = libm::sincos(row.position as f64 * frequency);
+                cos[r * half + i] = cosine as f32;
+                sin[r * half + i] = sine as f32;
+            }
+        }
+        s.broken.clear();
+        s.broken.resize(rows.len(), false);
+    }
+
+    /// x += Wo rms(attention(rope(Wq h), rope(Wk h), Wv h)), h = rms(x).
+    fn attention_block(&mut self, index: usize, caches: &mut [KvCache], rows: &[Row]) {
+        let (config, layer) = (&self.model.config, &self.model.layers[index]);
+        let (kernels, pool, eps) = (self.kernels, &self.pool, config.rms_eps);
+        let (n, half) = (rows.len(), self.frequencies.len());
+        let heads = Heads {
+            q: config.heads,
+            kv: config.kv_heads,
+            dim: config.head_dim,
+        };
+        let (q_width, kv_width) = (heads.q * heads.dim, heads.kv * heads.dim);
+        let s = &mut self.scratch;
+        let x = &mut s.x[..n * config.hidden];
+
+        let q = grow(&mut s.q, n * q_width);
+        let k = grow(&mut s.k, n * kv_width);
+        let v = grow(&mut s.v, n * kv_width);
+        let h = grow(&mut s.normed, n * config.hidden);
+        kernels.rmsnorm(pool, x, &layer.attn_norm, eps, h);
+        drop_non_finite(h, &mut s.broken);
+        kernels.quantize(pool, h, config.hidden, &mut s.quant);
+        kernels.linear(
+            pool,
+            &s.quant,
+            &mut [(&layer.attn_q, q), (&layer.attn_k, k), (&layer.attn_v, v)],
+        );
+
+        for (r, row) in rows.iter().enumerate() {
+            let (cos, sin) = (&s.cos[r * half..][..half], &s.sin[r * half..][..half]);
+            let k = &mut k[r * kv_width..][..kv_width];
+            kernels.rope(&mut q[r * q_width..][..q_width], cos, sin);
+            kernels.rope(k, cos, sin);
+            caches[row.cache].store(kernels, index, row.position, k, &v[r * kv_width..][..kv_width]);
+        }
+
+        let mixed = grow(&mut s.mixed, n * q_width);
+        let mut seen = recycle(std::mem::take(&mut s.seen));
+        seen.extend(
+            rows.iter()
+                .map(|row| caches[row.cache].visible(index, row.position + 1)),
+        );
+        kernels.attention(pool, heads, q, &seen, mixed);
+        s.seen = recycle(seen);
+
+        let h = grow(&mut s.normed, n * q_width);
+        kernels.rmsnorm(pool, mixed, &layer.attn_sub_norm, eps, h);
+        drop_non_finite(h, &mut s.broken);
+        kernels.quantize(pool, h, q_width, &mut s.quant);
+        add_linear(kernels, pool, &s.quant, &layer.attn_output, &mut s.delta, x);
+    }
+
+    /// x += Wdown rms(relu(Wgate h)^2 * (Wup h)), h = rms(x).
+    fn ffn_block(&mut self, index: usize, n: usize) {
+        let (config, layer) = (&self.model.config, &self.model.layers[index]);
+        let (kernels, pool, eps) = (self.kernels, &self.pool, config.rms_eps);
+        let s = &mut self.scratch;
+        let x = &mut s.x[..n * config.hidden];
+
+        let gate = grow(&mut s.gate, n * config.ffn);
+        let up = grow(&mut s.up, n * config.ffn);
+        let h = grow(&mut s.normed, n * config.hidden);
+        kernels.rmsnorm(pool, x, &layer.ffn_norm, eps, h);
+        drop_non_finite(h, &mut s.broken);
+        kernels.quantize(pool, h, config.hidden, &mut s.quant);
+        kernels.linear(pool, &s.quant, &mut [(&layer.ffn_gate, gate), (&layer.ffn_up, up)]);
+
+        let inner = grow(&mut s.inner, n * config.ffn);
+        kernels.relu2_mul(pool, gate, up, inner);
+        let h = grow(&mut s.normed, n * config.ffn);
+        kernels.rmsnorm(pool, inner, &layer.ffn_sub_norm, eps, h);
+        drop_non_finite(h, &mut s.broken);
+        kernels.quantize(pool, h, config.ffn, &mut s.quant);
+        add_linear(kernels, pool, &s.quant, &layer.ffn_down, &mut s.delta, x);
+    }
+
+    /// logits = token_embd @ rms(x), for the rows that want them.
+    fn head(&mut self, rows: &[Row]) {
+        let config = &self.model.config;
+        let s = &mut self.scratch;
+        s.wanted.clear();
+        s.wanted.extend((0..rows.len()).filter(|&r| rows[r].logits));
+        let m = s.wanted.len();
+        if m == 0 {
+            return;
+        }
+        let x = grow(&mut s.delta, m * config.hidden);
+        for (to, &r) in x.chunks_exact_mut(config.hidden).zip(&s.wanted) {
+            to.copy_from_slice(&s.x[r * config.hidden..][..config.hidden]);
+        }
+        let h = grow(&mut s.normed, m * config.hidden);
+        let logits = grow(&mut s.logits, m * config.vocab);
+        self.kernels
+            .rmsnorm(&self.pool, x, &self.model.output_norm, config.rms_eps, h);
+        self.kernels.head(&self.pool, &self.model.embedding, h, logits);
+        for (logits, &r) in logits.chunks_exact(config.vocab).zip(&s.wanted) {
+            s.broken[r] |= !all_finite(logits);
+        }
+    }
+}
+
+/// x += W @ quant, through `delta`.
+fn add_linear(kernels: &Variant, pool: &Pool, quant: &QuantRows, w: &Ternary, delta: &mut Vec<f32>, x: &mut [f32]) {
+    let delta = grow(delta, x.len());
+    kernels.linear(pool, quant, &mut [(w, delta)]);
+    kernels.add(x, delta);
+}
+
+/// The first `len` elements, after growing to so many.
+fn grow(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        // Nothing in a buffer outlives its pass: allocating anew is zeroed by the system, and copies nothing.
+        *buffer = vec![0.0; len];
+    }
+    &mut buffer[..len]
+}
+
+/// Replaces rows that hold a non-finite value by zeros and marks them. x (rows, any width).
+///
+/// Quantisation asks for finite values. Only hostile weights or an overflow of f32 come here, so the row's
+/// result does not matter any more, and the other rows go on.
+fn drop_non_finite(x: &mut [f32], broken: &mut [bool]) {
+    let width = x.len() / broken.len();
+    for (x, broken) in x.chunks_exact_mut(width).zip(broken) {
+        if !all_finite(x) {
+            x.fill(0.0);
+            *broken = true;
+        }
+    }
+}
+
+/// No infinity and no NaN: those have all exponent bits set. Without an early exit, so that it vectorises.
+fn all_finite(x: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    !x.iter()
+        .fold(false, |found, x| found | (x.to_bits() & EXPONENT == EXPONENT))
+}
+
+/// The vector's allocation for another lifetime: collecting from `into_iter` of the same type works in place.
+fn recycle<'b>(mut rows: Vec<AttentionRow<'_>>) -> Vec<AttentionRow<'b>> {
+    rows.clear();
+    rows.into_iter().map(|_| unreachable!("the vector is empty")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing;
+    use crate::kernels::ops::variants;
+
+    /// The logits of every position of `tokens`, in passes of at most `chunk` rows.
+    fn logits(threads: usize, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+        let model = testing::model();
+        let mut caches = [KvCache::new(&model.config, tokens.len())];
+        let mut forward = Forward::new(model, &variants()[0], threads);
+        let mut all = Vec::new();
+        for (c, tokens) in tokens.chunks(chunk).enumerate() {
+            let rows = rows(0, c * chunk, tokens);
+            let output = forward.pass(&mut caches, &rows);
+            all.extend((0..rows.len()).map(|r| output.logits(r).unwrap().to_vec()));
+        }
+        all
+    }
+
+    fn rows(cache: usize, position: usize, tokens: &[u32]) -> Vec<Row> {
+        let row = |(i, &token)| Row {
+            cache,
+            position: position + i,
+            token,
+            logits: true,
+        };
+        tokens.iter().enumerate().map(row).collect()
+    }
+
+    const TOKENS: [u32; 9] = [3, 1, 4, 1, 5, 9, 2, 6, 5];
+
+    #[test]
+    fn chunks_and_threads_do_not_change_a_bit() {
+        let expected = logits(1, &TOKENS, 1);
+        assert!(expected.iter().all(|row| row.iter().any(|&x| x != 0.0)));
+        assert_ne!(expected[0], expected[1]);
+        for threads in [1, 2, 3] {
+            for chunk in [1, 2, 4, 9] {
+                assert_eq!(
+                    logits(threads, &TOKENS, chunk),
+                    expected,
+                    "{threads} threads, chunks of {chunk}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_do_not_change_a_bit() {
+        let model = testing::model();
+        let others = [7u32, 8, 9, 10];
+        let alone = (logits(1, &TOKENS, 9), logits(1, &others, 4));
+        // Two sequences side by side: decode rows of one beside the prompt of the other, in another cache order.
+        let mut caches = [KvCache::new(&model.config, 4), KvCache::new(&model.config, 30)];
+        let mut forward = Forward::new(model, &variants()[0], 2);
+        let first = [rows(1, 0, &TOKENS[..6]), rows(0, 0, &others[..1])].concat();
+        let second = [rows(0, 1, &others[1..]), rows(1, 6, &TOKENS[6..])].concat();
+        let output = forward.pass(&mut caches, &first);
+        (0..6).for_each(|r| assert_eq!(output.logits(r).unwrap(), alone.0[r]));
+        assert_eq!(output.logits(6).unwrap(), alone.1[0]);
+        let output = forward.pass(&mut caches, &second);
+        (0..3).for_each(|r| assert_eq!(output.logits(r).unwrap(), alone.1[r + 1]));
+        (3..6).for_each(|r| assert_eq!(output.logits(r).unwrap(), alone.0[r + 3]));
+    }
+
+    #[test]
+    fn logits_only_where_they_are_wanted() {
+        let expected = logits(1, &TOKENS, 9);
+        let model = testing::model();
+        let mut caches = [KvCache::new(&model.config, 9)];
+        let mut forward = Forward::new(model, &variants()[0], 1);
+        let mut rows = rows(0, 0, &TOKENS);
+        rows.iter_mut()
+            .for_each(|row| row.logits = [2, 8].contains(&row.position));
+        let output = forward.pass(&mut caches, &rows);
+        assert_eq!(output.logits(2).unwrap(), expected[2]);
+        assert_eq!(output.logits(8).unwrap(), expected[8]);
+        assert_eq!(output.scratch.wanted, [2, 8]);
+    }
+
+    #[test]
+    fn the_cache_of_an_earlier_sequence_leaves_no_trace() {
+        let model = testing::model();
+        let mut caches = [KvCache::new(&model.config, 9)];
+        let mut forward = Forward::new(model, &variants()[0], 1);
+        forward.pass(&mut caches, &rows(0, 0, &[11; 9]));
+        let output = forward.pass(&mut caches, &rows(0, 0, &TOKENS));
+        assert_eq!(output.logits(8).unwrap(), logits(1, &TOKENS, 9)[8]);
+    }
+
+    #[test]
+    fn a_non_finite_value_fails_its_row_only() {
+        // Token 0's embedding is infinite, token 1's is not a number.
+        let model = testing::model_with_broken_embedding();
+        let mut caches = [0, 1, 2].map(|_| KvCache::new(&model.config, 4));
+        let mut forward = Forward::new(model, &variants()[0], 2);
+        let mut rows = [rows(0, 0, &[0]), rows(1, 0, &[5]), rows(2, 0, &[1])].concat();
+        rows.iter_mut().for_each(|row| row.logits = false);
+        let output = forward.pass(&mut caches, &rows);
+        assert_eq!(
+            [0, 1, 2].map(|row| output.check(row)),
+            [Err(NonFinite), Ok(()), Err(NonFinite)]
+        );
+        // The tied head reads the broken embeddings too.
+        rows[1].logits = true;
+        assert_eq!(forward.pass(&mut caches, &rows).logits(1), Err(NonFinite));
+    }
+
+    #[test]
+    fn an_overflow_inside_is_found() {
+        for scale in [f32::MAX, f32::INFINITY, f32::NAN] {
+            let model = testing::model_with_scale(scale);
+            let mut caches = [KvCache::new(&model.config, 4)];
+            let mut forward = Forward::new(model, &variants()[0], 1);
+            assert_eq!(
+                forward.pass(&mut caches, &rows(0, 0, &[5])).check(0),
+                Err(NonFinite),
+                "{scale}"
+            );
+        }
+    }
+}

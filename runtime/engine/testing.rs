@@ -1,0 +1,96 @@
+//! Tiny models made by hand, for tests.
+
+use std::sync::Arc;
+
+use rand_pcg::Pcg64Mcg;
+use rand_pcg::rand_core::Rng;
+
+use crate::model::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Ternary};
+
+/// Two layers, four heads over two, vocabulary 40.
+pub fn config() -> Config {
+    Config {
+        architecture: Architecture::BitnetB158,
+        architecture_name: "bitnet-b1.58".into(),
+        name: "by hand".into(),
+        layers: 2,
+        hidden: 128,
+        ffn: 256,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 32,
+        vocab: 40,
+        context: 64,
+        rms_eps: 1e-5,
+        rope_base: 10000.0,
+    }
+}
+
+/// Random ternary weights, the same every time.
+pub fn model() -> Arc<Model> {
+    Arc::new(build(0.05, |_| {}))
+}
+
+/// Token 0 embeds to infinities, token 1 to NaN.
+pub fn model_with_broken_embedding() -> Arc<Model> {
+    Arc::new(build(0.05, |embedding| {
+        let width = config().hidden;
+        embedding[..width].fill(f32::INFINITY);
+        embedding[width..2 * width].fill(f32::NAN);
+    }))
+}
+
+/// All matrices with this scale.
+pub fn model_with_scale(scale: f32) -> Arc<Model> {
+    Arc::new(build(scale, |_| {}))
+}
+
+fn build(scale: f32, change_embedding: impl Fn(&mut [f32])) -> Model {
+    let config = config();
+    let mut rng = Pcg64Mcg::new(1);
+    let mut uniform = move || (rng.next_u32() >> 8) as f32 / (1 << 24) as f32 - 0.5;
+    let mut embedding: Vec<f32> = (0..config.vocab * config.hidden).map(|_| uniform()).collect();
+    change_embedding(&mut embedding);
+    let embedding = embedding.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let mut ternary = |rows: usize, cols: usize| {
+        let mut code = || ((uniform() + 0.5) * 3.0) as u8;
+        let packed = (0..rows * cols / 4).map(|_| code() << 6 | code() << 4 | code() << 2 | code());
+        Ternary {
+            packed: bytes(packed.collect()),
+            rows,
+            cols,
+            scale,
+        }
+    };
+    let (h, f) = (config.hidden, config.ffn);
+    let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let mut layer = || Layer {
+        attn_norm: vec![1.0; h],
+        attn_q: ternary(q, h),
+        attn_k: ternary(kv, h),
+        attn_v: ternary(kv, h),
+        attn_sub_norm: vec![1.0; q],
+        attn_output: ternary(h, q),
+        ffn_norm: vec![1.0; h],
+        ffn_gate: ternary(f, h),
+        ffn_up: ternary(f, h),
+        ffn_sub_norm: vec![1.0; f],
+        ffn_down: ternary(h, f),
+    };
+    Model {
+        embedding: Dense {
+            data: bytes(embedding),
+            kind: DenseType::F32,
+            rows: config.vocab,
+            cols: h,
+        },
+        output_norm: vec![1.0; h],
+        layers: (0..config.layers).map(|_| layer()).collect(),
+        config,
+    }
+}
+
+fn bytes(data: Vec<u8>) -> Bytes {
+    let len = data.len();
+    Bytes::new(Arc::new(data), 0..len).expect("the whole range")
+}
