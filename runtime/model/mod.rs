@@ -1,5 +1,16 @@
 //! The model file: mapped, validated once, and turned into types that cannot hold a bad value.
+//!
+//! [`Model::open`] is the way in: it finds the file, holds its bytes ([`mmap`]), parses the container ([`gguf`]),
+//! and takes the weights out of it. What comes back needs no further checks.
 
+mod config;
+mod error;
+pub mod gguf;
+mod loader;
+pub mod mmap;
 pub mod weights;
 
+pub use error::{InvalidModel, ModelError};
+pub use loader::Opened;
+pub use mmap::{MapOptions, Mapping};
 pub use weights::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Ternary};

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Mapping;
+
 /// A range of immutable bytes whose owner is kept alive: usually the mapped model file.
 #[derive(Clone)]
 pub struct Bytes {
@@ -15,6 +17,22 @@ impl Bytes {
     pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Option<Self> {
         owner.as_ref().as_ref().get(range.clone())?;
         Some(Bytes { owner, range })
+    }
+
+    /// All bytes of `owner`.
+    pub fn whole(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+        let range = 0..owner.as_ref().as_ref().len();
+        Bytes { owner, range }
+    }
+
+    /// A part of these bytes, with the same owner; `None` when it is not all inside.
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
+        let start = self.range.start.checked_add(range.start)?;
+        let end = self.range.start.checked_add(range.end)?;
+        (start <= end && end <= self.range.end).then(|| Bytes {
+            owner: self.owner.clone(),
+            range: start..end,
+        })
     }
 }
 
@@ -132,6 +150,21 @@ pub struct Layer {
     pub ffn_down: Ternary,
 }
 
+impl Layer {
+    /// The ternary matrices with their names in the file, `attn_q` for `blk.N.attn_q.weight`.
+    pub fn matrices(&self) -> [(&'static str, &Ternary); 7] {
+        [
+            ("attn_q", &self.attn_q),
+            ("attn_k", &self.attn_k),
+            ("attn_v", &self.attn_v),
+            ("attn_output", &self.attn_output),
+            ("ffn_gate", &self.ffn_gate),
+            ("ffn_up", &self.ffn_up),
+            ("ffn_down", &self.ffn_down),
+        ]
+    }
+}
+
 /// A validated model.
 pub struct Model {
     /// The graph's numbers.
@@ -142,4 +175,6 @@ pub struct Model {
     pub output_norm: Vec<f32>,
     /// Transformer blocks, first to last.
     pub layers: Vec<Layer>,
+    /// The file that the weights point into; ask [`Mapping::lost`] after every forward pass.
+    pub mapping: Arc<Mapping>,
 }

@@ -1,0 +1,289 @@
+//! Opening a model: path to file, file to mapping, mapping to validated weights.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::error::{InvalidModel, ModelError};
+use super::gguf::{Encoding, Gguf, TensorInfo};
+use super::{Bytes, Config, Dense, DenseType, Layer, MapOptions, Mapping, Model, Ternary};
+
+/// An opened model: the weights, and the header they came with (tokenizer and chat template are read from it).
+pub struct Opened {
+    /// The file, also when a directory was given.
+    pub path: PathBuf,
+    /// Metadata and tensor directory.
+    pub gguf: Gguf,
+    /// The weights.
+    pub model: Model,
+}
+
+impl Model {
+    /// Opens the model at `path`: a GGUF file, or a directory that holds exactly one.
+    ///
+    /// Checks everything that the header says and every scale and norm weight, but does not read the matrices: a
+    /// file of gigabytes opens in milliseconds. [`Model::validate_codes`] reads those, when there is time.
+    pub fn open(path: &Path, options: MapOptions) -> Result<Opened, ModelError> {
+        let path = find_model(path)?;
+        let mapping = Mapping::open(&path, options).map_err(|error| unreadable(&path, error))?;
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        match Model::from_mapping(Arc::new(mapping), &stem) {
+            Ok((model, gguf)) => Ok(Opened { path, gguf, model }),
+            Err(reason) => Err(ModelError::Invalid { path, reason }),
+        }
+    }
+
+    /// The model in `mapping`; `stem` names it when its metadata does not.
+    pub fn from_mapping(mapping: Arc<Mapping>, stem: &str) -> Result<(Model, Gguf), InvalidModel> {
+        let gguf = Gguf::parse(Bytes::whole(mapping.clone()))?;
+        let config = Config::from_gguf(&gguf, stem)?;
+        let model = Weights::new(&gguf, &config).model(config.clone(), mapping)?;
+        Ok((model, gguf))
+    }
+
+    /// Checks that every ternary weight is one: the code 3 must not occur. Reads all matrices, on rayon's threads.
+    ///
+    /// For a time when nobody waits: kernels count code 3 as +2, so an invalid file gives wrong words until this has
+    /// run, and nothing worse.
+    pub fn validate_codes(&self) -> Result<(), InvalidModel> {
+        self.layers.par_iter().enumerate().try_for_each(|(index, layer)| {
+            for (name, matrix) in layer.matrices() {
+                if has_code_3(&matrix.packed) {
+                    return Err(InvalidModel::NotTernary(format!("blk.{index}.{name}.weight")));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// True when two bits of the same code are both set anywhere.
+fn has_code_3(packed: &[u8]) -> bool {
+    const LOW: u64 = 0x5555_5555_5555_5555;
+    let (words, rest) = packed.as_chunks::<8>();
+    let both = |v: u64| v & (v >> 1) & LOW;
+    // Whole chunks without an early exit inside, so that the loop becomes vector code.
+    words
+        .chunks(512)
+        .any(|chunk| chunk.iter().fold(0, |any, w| any | both(u64::from_ne_bytes(*w))) != 0)
+        || rest.iter().any(|&b| both(u64::from(b)) != 0)
+}
+
+/// The file that `path` means.
+fn find_model(path: &Path) -> Result<PathBuf, ModelError> {
+    let meta = std::fs::metadata(path).map_err(|error| unreadable(path, error))?;
+    if !meta.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let mut models = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(|error| unreadable(path, error))? {
+        let file = entry.map_err(|error| unreadable(path, error))?.path();
+        if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && file.is_file() {
+            models.push(file);
+        }
+    }
+    models.sort();
+    let path = path.to_owned();
+    match models.as_slice() {
+        [] => Err(ModelError::NoModel { path }),
+        [model] => Ok(model.clone()),
+        several => Err(ModelError::SeveralModels {
+            path,
+            names: several
+                .iter()
+                .map(|m| m.file_name().unwrap_or_default().to_string_lossy().into_owned())
+                .collect(),
+        }),
+    }
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> ModelError {
+    let path = path.to_owned();
+    match error.kind() {
+        std::io::ErrorKind::NotFound => ModelError::NotFound { path },
+        _ => ModelError::Unreadable { path, error },
+    }
+}
+
+/// Takes tensors out of the directory by name, checking each against the graph.
+struct Weights<'a> {
+    gguf: &'a Gguf,
+    config: &'a Config,
+    taken: HashSet<String>,
+}
+
+impl<'a> Weights<'a> {
+    fn new(gguf: &'a Gguf, config: &'a Config) -> Self {
+        Weights {
+            gguf,
+            config,
+            taken: HashSet::new(),
+        }
+    }
+
+    fn model(mut self, config: Config, mapping: Arc<Mapping>) -> Result<Model, InvalidModel> {
+        let embedding = self.dense("token_embd.weight", config.vocab, config.hidden)?;
+        let output_norm = self.norm("output_norm.weight".to_owned(), config.hidden)?;
+        let layers = (0..config.layers)
+            .map(|i| self.layer(i))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.refuse_others()?;
+        Ok(Model {
+            config,
+            embedding,
+            output_norm,
+            layers,
+            mapping,
+        })
+    }
+
+    fn layer(&mut self, index: usize) -> Result<Layer, InvalidModel> {
+        let &Config {
+            hidden,
+            ffn,
+            heads,
+            kv_heads,
+            head_dim,
+            ..
+        } = self.config;
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        let name = |part: &str| format!("blk.{index}.{part}.weight");
+        Ok(Layer {
+            attn_norm: self.norm(name("attn_norm"), hidden)?,
+            attn_q: self.ternary(name("attn_q"), q, hidden)?,
+            attn_k: self.ternary(name("attn_k"), kv, hidden)?,
+            attn_v: self.ternary(name("attn_v"), kv, hidden)?,
+            attn_sub_norm: self.norm(name("attn_sub_norm"), q)?,
+            attn_output: self.ternary(name("attn_output"), hidden, q)?,
+            ffn_norm: self.norm(name("ffn_norm"), hidden)?,
+            ffn_gate: self.ternary(name("ffn_gate"), ffn, hidden)?,
+            ffn_up: self.ternary(name("ffn_up"), ffn, hidden)?,
+            ffn_sub_norm: self.norm(name("ffn_sub_norm"), ffn)?,
+            ffn_down: self.ternary(name("ffn_down"), hidden, ffn)?,
+        })
+    }
+
+    /// The tensor of that name and exactly that shape, with its bytes.
+    fn take(&mut self, name: &str, expected: &[usize]) -> Result<(&'a TensorInfo, Option<Bytes>), InvalidModel> {
+        let tensor = self
+            .gguf
+            .tensor(name)
+            .ok_or_else(|| InvalidModel::MissingTensor(name.to_owned()))?;
+        let expected: Vec<u64> = expected.iter().map(|&d| d as u64).collect();
+        // Trailing dimensions of 1 are the same shape.
+        let significant = tensor.dims.len() - tensor.dims.iter().rev().take_while(|&&d| d == 1).count();
+        if tensor.dims[..significant.max(1)] != expected && tensor.dims != expected {
+            return Err(InvalidModel::Shape {
+                name: name.to_owned(),
+                found: tensor.dims.clone(),
+                expected,
+            });
+        }
+        self.taken.insert(name.to_owned());
+        Ok((tensor, self.gguf.data(tensor)))
+    }
+
+    fn norm(&mut self, name: String, len: usize) -> Result<Vec<f32>, InvalidModel> {
+        let (tensor, data) = self.take(&name, &[len])?;
+        let Some(data) = data.filter(|_| tensor.encoding == Encoding::F32) else {
+            return Err(wrong_encoding(name, tensor));
+        };
+        let values: Vec<f32> = data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        match values.iter().all(|v| v.is_finite()) {
+            true => Ok(values),
+            false => Err(InvalidModel::NotFinite(name)),
+        }
+    }
+
+    fn ternary(&mut self, name: String, rows: usize, cols: usize) -> Result<Ternary, InvalidModel> {
+        let (tensor, data) = self.take(&name, &[cols, rows])?;
+        let Some(data) = data.filter(|_| tensor.encoding == Encoding::I2_S) else {
+            return Err(wrong_encoding(name, tensor));
+        };
+        let codes = rows * cols / 4;
+        let (Some(packed), Some(scale)) = (data.slice(0..codes), data.get(codes..codes + 4)) else {
+            unreachable!("an I2_S tensor has n / 4 + 32 bytes");
+        };
+        let scale = f32::from_le_bytes(scale.try_into().expect("4 bytes"));
+        if !scale.is_finite() {
+            return Err(InvalidModel::NotFinite(name));
+        }
+        Ok(Ternary {
+            packed,
+            rows,
+            cols,
+            scale,
+        })
+    }
+
+    fn dense(&mut self, name: &str, rows: usize, cols: usize) -> Result<Dense, InvalidModel> {
+        let (tensor, data) = self.take(name, &[cols, rows])?;
+        let kind = match tensor.encoding {
+            Encoding::F32 => Some(DenseType::F32),
+            Encoding::F16 => Some(DenseType::F16),
+            Encoding::Q8_0 => Some(DenseType::Q8_0),
+            Encoding::Q6_K => Some(DenseType::Q6K),
+            _ => None,
+        };
+        match (kind, data) {
+            (Some(kind), Some(data)) => Ok(Dense { data, kind, rows, cols }),
+            _ => Err(wrong_encoding(name.to_owned(), tensor)),
+        }
+    }
+
+    /// Whatever the graph did not take: ignoring a weight would compute something else than the file means.
+    fn refuse_others(&self) -> Result<(), InvalidModel> {
+        for tensor in self.gguf.tensors() {
+            match tensor.name.as_str() {
+                name if self.taken.contains(name) => {}
+                // Some conversions add a separate head; bitnet.cpp ignores it for this graph, and so do its goldens.
+                "output.weight" => tracing::warn!("ignoring output.weight: this graph's head is token_embd.weight"),
+                name => {
+                    return Err(InvalidModel::UnexpectedTensor {
+                        name: name.to_owned(),
+                        architecture: self.config.architecture_name.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wrong_encoding(name: String, tensor: &TensorInfo) -> InvalidModel {
+    InvalidModel::Encoding {
+        name,
+        found: tensor.encoding,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NANO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/runtime/tests/data/nano-i2_s.gguf");
+
+    #[test]
+    fn the_nano_model_opens() {
+        for mmap in [true, false] {
+            let options = MapOptions { mmap, mlock: false };
+            let Opened { model, gguf, .. } = Model::open(Path::new(NANO), options).unwrap();
+            let c = &model.config;
+            assert_eq!(
+                (c.layers, c.hidden, c.ffn, c.heads, c.kv_heads, c.head_dim),
+                (2, 256, 512, 2, 1, 128)
+            );
+            assert_eq!((c.vocab, c.context, c.rope_base), (1280, 512, 500_000.0));
+            assert_eq!(
+                (model.embedding.kind, model.embedding.data.len()),
+                (DenseType::F16, 2 * 1280 * 256)
+            );
+            assert_eq!(model.layers[1].ffn_down.packed.len(), 256 * 512 / 4);
+            assert!(model.layers[1].ffn_down.scale > 0.0);
+            assert_eq!(gguf.get::<&str>("tokenizer.ggml.pre"), Ok(Some("llama-bpe")));
+            assert_eq!(model.validate_codes(), Ok(()));
+        }
+    }
+}
