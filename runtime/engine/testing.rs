@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::Rng;
 
-use crate::model::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Ternary};
+use crate::model::{Architecture, Bytes, Config, Dense, DenseType, Layer, Mapping, Model, Ternary};
 
 /// Two layers, four heads over two, vocabulary 40.
 pub fn config() -> Config {
@@ -87,6 +87,7 @@ fn build(scale: f32, change_embedding: impl Fn(&mut [f32])) -> Model {
         output_norm: vec![1.0; h],
         layers: (0..config.layers).map(|_| layer()).collect(),
         config,
+        mapping: Arc::new(Mapping::from_bytes(&[]).expect("an empty mapping")),
     }
 }
 
