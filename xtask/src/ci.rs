@@ -1,0 +1,110 @@
+//! `cargo xtask ci`: everything that must hold before a change lands, as one list of named steps.
+//!
+//! A step is a function; what it checks stands in its own file under `ci/`. With `CI` set in the environment
+//! a tool that is not installed is a failure; elsewhere it is a printed SKIP. What this CPU cannot run and no
+//! emulator can is a printed SKIP in both.
+
+mod deny;
+mod report;
+mod rust;
+mod tidy;
+pub mod tool;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use report::Report;
+
+/// Runs every check that a change must pass.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Run only these steps (see --list)
+    #[arg(long, value_name = "STEP", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Leave these steps out
+    #[arg(long, value_name = "STEP", value_delimiter = ',')]
+    skip: Vec<String>,
+    /// Print the steps and stop
+    #[arg(long)]
+    list: bool,
+}
+
+/// What every step may ask for.
+pub struct Context {
+    /// The root of the checkout.
+    root: PathBuf,
+}
+
+type Run = fn(&Context, &mut Report) -> Result<()>;
+
+/// A step's name, what it proves, and its function; in the order in which they run: what fails fastest first.
+const STEPS: &[(&str, &str, Run)] = &[
+    ("fmt", "rustfmt would change nothing", rust::fmt),
+    ("tidy", "small rules about the files", tidy::run),
+    ("deny", "dependencies obey deny.toml", deny::policy),
+    ("advisories", "no known vulnerability", deny::advisories),
+    ("clippy", "no warning in any target", rust::clippy),
+    ("test", "every test, with debug assertions", rust::test),
+];
+
+/// Runs the chosen steps; an error means that something failed.
+pub fn run(args: &Args) -> Result<()> {
+    let chosen = choose(&args.only, &args.skip)?;
+    if args.list {
+        for (name, about, _) in chosen {
+            println!("{name:12} {about}");
+        }
+        return Ok(());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask/ lies in the checkout")
+        .to_owned();
+    std::env::set_current_dir(&root)?;
+    let context = Context { root };
+    rust::print_versions();
+    let mut report = Report::new(std::env::var_os("CI").is_some());
+    for (name, about, run) in chosen {
+        report.step(name, about, |report| run(&context, report));
+    }
+    if !report.finish() {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn choose(only: &[String], skip: &[String]) -> Result<Vec<(&'static str, &'static str, Run)>> {
+    if let Some(name) = only
+        .iter()
+        .chain(skip)
+        .find(|n| STEPS.iter().all(|s| s.0 != n.as_str()))
+    {
+        let known: Vec<_> = STEPS.iter().map(|s| s.0).collect();
+        bail!("no step named `{name}`; steps: {}", known.join(", "));
+    }
+    let named = |list: &[String], name: &str| list.iter().any(|n| n == name);
+    let chosen = |name: &str| (only.is_empty() || named(only, name)) && !named(skip, name);
+    Ok(STEPS.iter().copied().filter(|s| chosen(s.0)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_chosen_by_name() {
+        let names = |only: &[&str], skip: &[&str]| -> Result<Vec<&str>> {
+            let own = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+            Ok(choose(&own(only), &own(skip))?.into_iter().map(|s| s.0).collect())
+        };
+        assert_eq!(names(&["test", "fmt"], &[]).unwrap(), ["fmt", "test"]);
+        assert!(!names(&[], &["test"]).unwrap().contains(&"test"));
+        assert!(
+            names(&["tset"], &[])
+                .unwrap_err()
+                .to_string()
+                .contains("no step named `tset`")
+        );
+    }
+}
