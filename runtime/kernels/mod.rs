@@ -2,10 +2,141 @@
 //!
 //! Two kinds of exactness, both tested with `==` (docs/ARCHITECTURE.md): integer kernels equal
 //! [`reference`] because i8 x ternary in i32 is exact; float kernels equal it because the order of their
-//! additions is part of their definition (32 lanes, then a fixed tree, no fused multiply-add). So every
+//! additions is part of their definition (32 lanes, then a fixed fold, no fused multiply-add). So every
 //! variant gives the same bits, and so do any number of threads and any batch size.
+//!
+//! Declarations, the variants of this build and the image's identity come from `build.rs`.
+#![allow(unsafe_code)] // the one room that calls compiled kernels
 
 pub mod ops;
 pub mod reference;
+mod shared;
 
-pub use ops::{AttentionRow, Heads, QuantRows, Variant};
+pub use ops::{AttentionRow, Heads, QuantRows};
+
+/// Function types of the kernel ABI, one a role.
+mod abi {
+    #![allow(missing_docs)] // documented by their role in the kernel table
+    include!(concat!(env!("OUT_DIR"), "/abi.rs"));
+}
+
+/// The machine that this binary was built for.
+#[derive(Debug, Clone, Copy)]
+pub struct TargetInfo {
+    /// Name of the target, and tag of its image.
+    pub name: &'static str,
+    /// CPU features without which nothing in this binary may run, spelled as Rust's `target_feature`.
+    pub features: &'static [&'static str],
+    /// L1d size that the kernels were planned for, if the target states one.
+    pub l1d_bytes: Option<u64>,
+    /// The same for L2.
+    pub l2_bytes: Option<u64>,
+}
+
+/// One compiled instruction-set level, with a kernel for every role.
+///
+/// Its operations (in [`ops`]) execute instructions of that level: take one from [`choose`], or check
+/// [`Variant::runs_on`] first.
+pub struct Variant {
+    /// `avx2`, `avx512vnni`, `neon` ...
+    pub name: &'static str,
+    /// CPU features that its code uses, spelled as Rust's `target_feature`.
+    pub features: &'static [&'static str],
+    /// (role, symbol, template) of every kernel, for people.
+    pub listing: &'static [(&'static str, &'static str, &'static str)],
+    /// Longest ternary row that no accumulator can overflow on, in weights.
+    pub max_cols: usize,
+    /// Rows of a GEMM tile: threads get multiples of it.
+    mr: usize,
+    /// Bytes of weights that one pass over the tokens keeps in L2.
+    weight_block_bytes: usize,
+    /// Tokens of one GEMM call.
+    token_block: usize,
+    i2s_gemv: abi::I2sGemv,
+    i2s_gemm: abi::I2sGemm,
+    quantize: abi::Quantize,
+    rescale: abi::Rescale,
+    rmsnorm: abi::Rmsnorm,
+    rope: abi::Rope,
+    relu2_mul: abi::Relu2Mul,
+    add: abi::Add,
+    to_f16: abi::ToF16,
+    attention: abi::Attention,
+    head_f32: abi::HeadF32,
+    head_f16: abi::HeadF16,
+    head_q8_0: abi::HeadQ80,
+    head_q6_k: abi::HeadQ6K,
+}
+
+include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+
+/// No compiled variant can be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NoVariant {
+    /// The name that was asked for is not in this binary.
+    #[error("no kernel variant named `{name}` in this build: use auto, or one of {}", known.join(", "))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// What there is.
+        known: Vec<&'static str>,
+    },
+    /// The CPU lacks what the variant needs.
+    #[error("kernel variant `{name}` needs {}, which this CPU lacks: use auto", missing.join(", "))]
+    Unsupported {
+        /// The variant.
+        name: &'static str,
+        /// The missing features.
+        missing: Vec<&'static str>,
+    },
+}
+
+/// Every variant that this binary holds, best first.
+pub fn variants() -> &'static [Variant] {
+    &VARIANTS
+}
+
+/// The best variant for a CPU with `features`, or the one named by `wanted` (`auto` = the best).
+pub fn choose(features: &[&str], wanted: &str) -> Result<&'static Variant, NoVariant> {
+    let known = || variants().iter().map(|v| v.name).collect();
+    let unsupported = |v: &Variant| NoVariant::Unsupported { name: v.name, missing: v.missing(features) };
+    if wanted == "auto" {
+        let narrowest = variants().last().expect("a build holds at least one variant");
+        return variants().iter().find(|v| v.runs_on(features)).ok_or_else(|| unsupported(narrowest));
+    }
+    let unknown = || NoVariant::Unknown { name: wanted.to_owned(), known: known() };
+    let variant = variants().iter().find(|v| v.name == wanted).ok_or_else(unknown)?;
+    if variant.runs_on(features) { Ok(variant) } else { Err(unsupported(variant)) }
+}
+
+impl Variant {
+    /// Whether a CPU with `features` executes all of its instructions.
+    pub fn runs_on(&self, features: &[&str]) -> bool {
+        self.missing(features).is_empty()
+    }
+
+    fn missing(&self, features: &[&str]) -> Vec<&'static str> {
+        self.features.iter().copied().filter(|f| !features.contains(f)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_variant_that_runs_is_chosen() {
+        let all: Vec<&str> = variants().iter().flat_map(|v| v.features).copied().collect();
+        assert_eq!(choose(&all, "auto").map(|v| v.name), Ok(variants()[0].name));
+        let last = variants().last().expect("at least one");
+        assert_eq!(choose(last.features, "auto").map(|v| v.name), Ok(last.name));
+    }
+
+    #[test]
+    fn a_variant_is_refused_by_name() {
+        assert!(matches!(choose(&[], "auto"), Err(NoVariant::Unsupported { .. })));
+        assert!(matches!(choose(&[], variants()[0].name), Err(NoVariant::Unsupported { .. })));
+        let unknown = choose(&[], "tl2").err().expect("unknown").to_string();
+        assert!(unknown.contains("tl2") && unknown.contains(variants()[0].name), "{unknown}");
+    }
+}

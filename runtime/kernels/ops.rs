@@ -1,25 +1,24 @@
 //! The operations of the forward pass, split over the pool's threads.
 //!
-//! Threads split rows, heads or tokens, never a sum: results do not depend on their number.
+//! Every wrapper asserts the shapes that its kernel relies on; those assertions are what makes the calls sound.
+//! Threads split rows, heads or tokens, never a sum: results do not depend on their number. Each thread reads its share
+//! of a matrix as one linear stream.
 
-use super::reference;
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::shared::{Shared, share};
+use super::{Variant, reference};
 use crate::machine::pool::Pool;
 use crate::model::{Dense, DenseType, Ternary};
-
-/// One compiled instruction-set variant, with a kernel for every role.
-pub struct Variant {
-    /// `avx2`, `avx512vnni`, `neon` ...
-    pub name: &'static str,
-    /// CPU features that its code uses, spelled as Rust's `target_feature`.
-    pub features: &'static [&'static str],
-}
 
 /// Activations quantised to int8, a scale a row. x (tokens, cols).
 #[derive(Default)]
 pub struct QuantRows {
     /// (tokens, cols)
     pub q: Vec<i8>,
-    /// s of each row: q = round(x * s).
+    /// s of each row: q = round(x * s). NaN where a row was not finite.
     pub scales: Vec<f32>,
     /// Sum of each row's q.
     pub sums: Vec<i32>,
@@ -48,71 +47,127 @@ pub struct AttentionRow<'a> {
     pub capacity: usize,
 }
 
-/// Every variant that this binary holds, best first.
-pub fn variants() -> &'static [Variant] {
-    const REFERENCE: &[Variant] = &[Variant {
-        name: "reference",
-        features: &[],
-    }];
-    REFERENCE
-}
+/// i32 sums that wait for rescaling on a thread's stack, in elements: 64 KiB.
+const SUMS: usize = 16 << 10;
+
+/// Matrices that one [`Variant::linear`] takes: q, k and v.
+const MAX_JOBS: usize = 4;
 
 impl Variant {
     /// Quantises x (tokens, cols) row by row into `out`, whose buffers are re-used.
-    pub fn quantize(&self, _pool: &Pool, x: &[f32], cols: usize, out: &mut QuantRows) {
-        let tokens = x.len() / cols;
-        assert_eq!(x.len(), tokens * cols);
+    pub fn quantize(&self, pool: &Pool, x: &[f32], cols: usize, out: &mut QuantRows) {
+        let tokens = rows_of(x, cols);
         out.q.resize(x.len(), 0);
-        out.scales.clear();
-        out.sums.clear();
-        for (x, q) in x.chunks_exact(cols).zip(out.q.chunks_exact_mut(cols)) {
-            let (s, sum) = reference::quantize(x, q);
-            out.scales.push(s);
-            out.sums.push(sum);
-        }
+        out.scales.resize(tokens, 0.0);
+        out.sums.resize(tokens, 0);
+        let (q, scales, sums) = (Shared::new(&mut out.q), Shared::new(&mut out.scales), Shared::new(&mut out.sums));
+        each_row(pool, tokens, |t| {
+            // SAFETY: each row is visited once, and its parts belong to it alone; x and q hold cols elements each.
+            unsafe {
+                let (q, scale, sum) =
+                    (q.part(t * cols..(t + 1) * cols), scales.part(t..t + 1), sums.part(t..t + 1));
+                (self.quantize)(x[t * cols..].as_ptr(), cols, q.as_mut_ptr(), scale.as_mut_ptr(), sum.as_mut_ptr());
+            }
+        });
     }
 
     /// y (tokens, rows) = x (tokens, cols) @ W^T for several W (rows, cols) that share x: one fork-join in all.
-    pub fn linear(&self, _pool: &Pool, x: &QuantRows, jobs: &mut [(&Ternary, &mut [f32])]) {
+    pub fn linear(&self, pool: &Pool, x: &QuantRows, jobs: &mut [(&Ternary, &mut [f32])]) {
         let tokens = x.scales.len();
-        for (w, y) in jobs {
+        assert!(jobs.len() <= MAX_JOBS && x.sums.len() == tokens);
+        for (w, y) in jobs.iter() {
+            assert_eq!(w.cols % 128, 0);
+            assert!(w.cols <= self.max_cols, "a row of {} weights could overflow the kernel's sums", w.cols);
+            assert_eq!(w.packed.len(), w.rows * (w.cols / 4));
             assert_eq!(x.q.len(), tokens * w.cols);
             assert_eq!(y.len(), tokens * w.rows);
-            let mut acc = vec![0; w.rows];
-            for (t, y) in y.chunks_exact_mut(w.rows).enumerate() {
-                reference::i2s_gemv(&w.packed, &x.q[t * w.cols..][..w.cols], &mut acc);
-                for (y, &a) in y.iter_mut().zip(&acc) {
-                    *y = reference::rescale(a, x.scales[t], w.scale);
+        }
+        let mut work: [Option<(&Ternary, Shared<'_, f32>)>; MAX_JOBS] = [const { None }; MAX_JOBS];
+        for (slot, (w, y)) in work.iter_mut().zip(jobs.iter_mut()) {
+            *slot = Some((w, Shared::new(y)));
+        }
+        pool.run(&|thread| {
+            for (w, y) in work.iter().flatten() {
+                let rows = share(w.rows, self.mr, thread, pool.threads());
+                // SAFETY: shapes were asserted above; threads get disjoint rows.
+                unsafe { self.linear_rows(x, w, rows, y) };
+            }
+        });
+    }
+
+    /// The columns `rows` of y, for all tokens.
+    ///
+    /// # Safety
+    /// Shapes as [`Variant::linear`] asserts; nobody else writes these columns of y.
+    unsafe fn linear_rows(&self, x: &QuantRows, w: &Ternary, rows: std::ops::Range<usize>, y: &Shared<'_, f32>) {
+        let tokens = x.scales.len();
+        let mut sums = [const { MaybeUninit::<i32>::uninit() }; SUMS];
+        let sums = sums.as_mut_ptr().cast::<i32>();
+        let token_block = if tokens == 1 { 1 } else { self.token_block };
+        let in_l2 = if tokens == 1 { SUMS } else { self.weight_block_bytes / (w.cols / 4) };
+        let row_block = (in_l2.min(SUMS / token_block) / self.mr * self.mr).max(self.mr);
+        assert!(row_block * token_block <= SUMS);
+        for first in rows.clone().step_by(row_block) {
+            let n = row_block.min(rows.end - first);
+            let packed = w.packed[first * (w.cols / 4)..].as_ptr();
+            for t0 in (0..tokens).step_by(token_block) {
+                let m = token_block.min(tokens - t0);
+                let q = x.q[t0 * w.cols..].as_ptr();
+                // SAFETY: `packed` holds n whole rows and `q` m rows of cols elements; `sums` takes m * n, and the
+                // kernels write every one of them. The caller owns these columns of y.
+                unsafe {
+                    if tokens == 1 {
+                        (self.i2s_gemv)(packed, q, x.sums[0], n, w.cols, sums);
+                    } else {
+                        (self.i2s_gemm)(packed, q, x.sums[t0..].as_ptr(), n, w.cols, m, sums, n);
+                    }
+                    for t in 0..m {
+                        let at = (t0 + t) * w.rows + first;
+                        let out = y.part(at..at + n);
+                        (self.rescale)(sums.add(t * n), n, x.scales[t0 + t], w.scale, out.as_mut_ptr());
+                    }
                 }
             }
         }
     }
 
-    /// Logits: y (tokens, rows) = f16(x) (tokens, cols) @ W^T in f32. x is rounded to f16 first, as the peer does.
-    pub fn head(&self, _pool: &Pool, w: &Dense, x: &[f32], y: &mut [f32]) {
-        let tokens = x.len() / w.cols;
+    /// Logits: y (tokens, rows) = x (tokens, cols) @ W^T in f32. Over F16 rows, x is first rounded to f16, as
+    /// bitnet.cpp does.
+    pub fn head(&self, pool: &Pool, w: &Dense, x: &[f32], y: &mut [f32]) {
+        let tokens = rows_of(x, w.cols);
         assert_eq!(y.len(), tokens * w.rows);
-        let x: Vec<f32> = x.iter().map(|&v| half::f16::from_f32(v).to_f32()).collect();
-        let mut row = vec![0f32; w.cols];
-        for r in 0..w.rows {
-            self.embed(w, r, &mut row);
-            for t in 0..tokens {
-                y[t * w.rows + r] = reference::dot(row.iter().copied(), &x[t * w.cols..][..w.cols]);
+        let row_bytes = w.row_bytes();
+        assert_eq!(w.data.len(), w.rows * row_bytes);
+        assert!(w.data.as_ptr().addr().is_multiple_of(w.kind.alignment()), "the loader aligns tensors");
+        let rounded: Vec<f32>;
+        let (kernel, x): (super::abi::HeadF32, &[f32]) = match w.kind {
+            DenseType::F32 => (self.head_f32, x),
+            DenseType::Q8_0 => (self.head_q8_0, x),
+            DenseType::Q6K => (self.head_q6_k, x),
+            DenseType::F16 => {
+                rounded = x.iter().map(|&v| half::f16::from_f32(v).to_f32()).collect();
+                (self.head_f16, &rounded)
             }
-        }
+        };
+        let y = Shared::new(y);
+        pool.run(&|thread| {
+            let rows = share(w.rows, 1, thread, pool.threads());
+            let data = w.data[rows.start * row_bytes..].as_ptr();
+            // SAFETY: the kernel writes y[t * w.rows + r] for its own rows r and every token t, all inside y; threads get
+            // disjoint rows. The other sizes are asserted above.
+            unsafe {
+                let out = y.start().add(rows.start);
+                kernel(data, x.as_ptr(), rows.len(), w.cols, tokens, out, w.rows);
+            }
+        });
     }
 
     /// One row of a dense matrix as f32.
     pub fn embed(&self, w: &Dense, row: usize, out: &mut [f32]) {
         assert!(row < w.rows && out.len() == w.cols);
-        let bytes = w.data.len() / w.rows;
-        let data = &w.data[row * bytes..][..bytes];
+        let data = &w.data[row * w.row_bytes()..][..w.row_bytes()];
         match w.kind {
-            DenseType::F32 => {
-                for (o, b) in out.iter_mut().zip(data.chunks_exact(4)) {
-                    *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                }
-            }
+            DenseType::F32 => reference::f32_row(data, out),
             DenseType::F16 => reference::f16_row(data, out),
             DenseType::Q8_0 => reference::q8_0_row(data, out),
             DenseType::Q6K => reference::q6_k_row(data, out),
@@ -120,50 +175,117 @@ impl Variant {
     }
 
     /// y (tokens, n) = RMSNorm of each row of x (tokens, n).
-    pub fn rmsnorm(&self, _pool: &Pool, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    pub fn rmsnorm(&self, pool: &Pool, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
         let n = weight.len();
-        for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
-            reference::rmsnorm(x, weight, eps, y);
-        }
+        let tokens = rows_of(x, n);
+        assert_eq!(x.len(), y.len());
+        let y = Shared::new(y);
+        each_row(pool, tokens, |t| {
+            // SAFETY: each row is visited once; x, weight and y hold n elements each.
+            unsafe {
+                let y = y.part(t * n..(t + 1) * n);
+                (self.rmsnorm)(x[t * n..].as_ptr(), weight.as_ptr(), eps, n, y.as_mut_ptr());
+            }
+        });
     }
 
     /// NeoX RoPE in place on every head of one token. x (heads, dim); cos, sin (dim / 2).
     pub fn rope(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
-        for head in x.chunks_exact_mut(2 * cos.len()) {
-            reference::rope(head, cos, sin);
-        }
+        let heads = rows_of(x, 2 * cos.len());
+        assert_eq!(cos.len(), sin.len());
+        // SAFETY: x holds heads * 2 * half elements, cos and sin half each.
+        unsafe { (self.rope)(x.as_mut_ptr(), cos.as_ptr(), sin.as_ptr(), heads, cos.len()) }
     }
 
     /// y = relu(gate)^2 * up, elementwise.
-    pub fn relu2_mul(&self, _pool: &Pool, gate: &[f32], up: &[f32], y: &mut [f32]) {
-        reference::relu2_mul(gate, up, y);
+    pub fn relu2_mul(&self, pool: &Pool, gate: &[f32], up: &[f32], y: &mut [f32]) {
+        assert!(gate.len() == up.len() && up.len() == y.len());
+        /// Below this many elements a fork-join costs more than it saves.
+        const SMALL: usize = 16 << 10;
+        let n = gate.len();
+        let y = Shared::new(y);
+        let part = |range: std::ops::Range<usize>| {
+            // SAFETY: the ranges of different calls are disjoint; all three slices have n elements.
+            unsafe {
+                let out = y.part(range.clone());
+                (self.relu2_mul)(gate[range.start..].as_ptr(), up[range.start..].as_ptr(), range.len(), out.as_mut_ptr());
+            }
+        };
+        if n < SMALL {
+            part(0..n);
+        } else {
+            pool.run(&|thread| part(share(n, 64, thread, pool.threads())));
+        }
     }
 
     /// x += y, elementwise.
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
-        for (x, y) in x.iter_mut().zip(y) {
-            *x += y;
-        }
+        assert_eq!(x.len(), y.len());
+        // SAFETY: both hold x.len() elements.
+        unsafe { (self.add)(x.as_mut_ptr(), y.as_ptr(), x.len()) }
     }
 
     /// Rounds to f16 bits, half to even: for the KV cache.
     pub fn to_f16(&self, x: &[f32], out: &mut [u16]) {
-        for (o, &x) in out.iter_mut().zip(x) {
-            *o = half::f16::from_f32(x).to_bits();
-        }
+        assert_eq!(x.len(), out.len());
+        // SAFETY: both hold x.len() elements.
+        unsafe { (self.to_f16)(x.as_ptr(), x.len(), out.as_mut_ptr()) }
     }
 
     /// Attention of query rows q (rows, heads, dim) -> out (rows, heads, dim), each row over its own cache.
-    pub fn attention(&self, _pool: &Pool, heads: Heads, q: &[f32], rows: &[AttentionRow<'_>], out: &mut [f32]) {
+    pub fn attention(&self, pool: &Pool, heads: Heads, q: &[f32], rows: &[AttentionRow<'_>], out: &mut [f32]) {
+        assert!(heads.kv > 0 && heads.q.is_multiple_of(heads.kv));
         let (d, width) = (heads.dim, heads.q * heads.dim);
-        let scale = 1.0 / (d as f32).sqrt();
-        for (r, row) in rows.iter().enumerate() {
-            for h in 0..heads.q {
-                let kv = h / (heads.q / heads.kv) * row.capacity * d;
-                let at = r * width + h * d;
-                let (k, v) = (&row.k[kv..][..row.len * d], &row.v[kv..][..row.len * d]);
-                reference::attention(&q[at..][..d], k, v, row.len, scale, &mut out[at..][..d]);
-            }
+        assert!(q.len() == rows.len() * width && out.len() == q.len());
+        for row in rows {
+            assert!((1..=row.capacity).contains(&row.len));
+            assert!(row.k.len() == heads.kv * row.capacity * d && row.v.len() == row.k.len());
         }
+        thread_local! {
+            /// Scores of one head, grown to the longest context seen.
+            static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        }
+        let scale = 1.0 / (d as f32).sqrt();
+        let out = Shared::new(out);
+        let items = rows.len() * heads.q;
+        let next = AtomicUsize::new(0);
+        pool.run(&|_| {
+            SCORES.with_borrow_mut(|scores| {
+                loop {
+                    let item = next.fetch_add(1, Ordering::Relaxed);
+                    if item >= items {
+                        break;
+                    }
+                    let (row, at) = (&rows[item / heads.q], item * d);
+                    let kv = item % heads.q / (heads.q / heads.kv) * row.capacity * d;
+                    if scores.len() < row.len {
+                        scores.resize(row.len.next_power_of_two(), 0.0);
+                    }
+                    // SAFETY: items are handed out once and each owns d elements of out; k and v hold len rows of d
+                    // elements from kv on, as asserted above, and scores len elements.
+                    unsafe {
+                        let out = out.part(at..at + d);
+                        let (k, v) = (row.k[kv..].as_ptr(), row.v[kv..].as_ptr());
+                        let scores = scores.as_mut_ptr();
+                        (self.attention)(q[at..].as_ptr(), k, v, 1, row.len, d, scale, scores, out.as_mut_ptr());
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Rows of a matrix of `cols` columns. Panics when x is not whole rows.
+fn rows_of(x: &[f32], cols: usize) -> usize {
+    assert!(cols > 0 && x.len().is_multiple_of(cols), "{} elements are not whole rows of {cols}", x.len());
+    x.len() / cols
+}
+
+/// Calls `job` once for each row, on the pool when there are several.
+fn each_row(pool: &Pool, rows: usize, job: impl Fn(usize) + Sync) {
+    if rows == 1 {
+        job(0);
+    } else {
+        pool.run(&|thread| share(rows, 1, thread, pool.threads()).for_each(&job));
     }
 }

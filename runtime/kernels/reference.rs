@@ -31,8 +31,13 @@ pub fn dot(a: impl IntoIterator<Item = f32>, b: &[f32]) -> f32 {
 
 /// Quantises one row to int8: s = 127 / max(1e-5, max|x|), q = round-half-even(x * s). Returns (s, sum of q).
 ///
-/// As bitnet.cpp's `quantize_row_i8_s`. Callers ensure that x is finite.
+/// As bitnet.cpp's `quantize_row_i8_s`. When some x is not finite, s is NaN and q is 0: what is computed from the
+/// row is then NaN, which the engine refuses to sample from.
 pub fn quantize(x: &[f32], q: &mut [i8]) -> (f32, i32) {
+    if x.iter().any(|v| !v.is_finite()) {
+        q.fill(0);
+        return (f32::NAN, 0);
+    }
     let max = x.iter().fold(0f32, |m, v| m.max(v.abs()));
     let s = (127.0 / f64::from(max).max(1e-5)) as f32;
     let mut sum = 0;
@@ -160,6 +165,13 @@ pub fn q6_k_row(row: &[u8], out: &mut [f32]) {
             let code = i32::from(low | high << 4) - 32;
             *o = d * f32::from(sub[i / 16] as i8) * code as f32;
         }
+    }
+}
+
+/// One row of a matrix of f32.
+pub fn f32_row(row: &[u8], out: &mut [f32]) {
+    for (o, b) in out.iter_mut().zip(row.chunks_exact(4)) {
+        *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
     }
 }
 

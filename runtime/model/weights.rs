@@ -110,6 +110,27 @@ pub enum DenseType {
     Q6K,
 }
 
+impl DenseType {
+    /// Bytes of a row of `cols` weights; `cols` is whole blocks.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        match self {
+            DenseType::F32 => cols * 4,
+            DenseType::F16 => cols * 2,
+            DenseType::Q8_0 => cols / 32 * 34,
+            DenseType::Q6K => cols / 256 * 210,
+        }
+    }
+
+    /// Alignment of its elements in bytes; tensors of a valid file are aligned to at least 8.
+    pub fn alignment(self) -> usize {
+        match self {
+            DenseType::F32 => 4,
+            DenseType::F16 => 2,
+            DenseType::Q8_0 | DenseType::Q6K => 1,
+        }
+    }
+}
+
 /// A dense matrix (embedding, output head), as mapped. W (rows, cols).
 #[derive(Clone)]
 pub struct Dense {
@@ -121,6 +142,13 @@ pub struct Dense {
     pub rows: usize,
     /// Columns: hidden.
     pub cols: usize,
+}
+
+impl Dense {
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        self.kind.row_bytes(self.cols)
+    }
 }
 
 /// The weights of one transformer block. Shapes as (rows, cols) = (output features, input features).

@@ -1,0 +1,372 @@
+//! THE table: one row a kernel. Bindings, differential tests, the plan and `inspect` all come from it.
+//!
+//! A symbol reads `sterna_<role>__<isa>`: `sterna_i2s_gemv__avx512vnni` is the decode GEMV over I2_S weights
+//! for AVX-512 with VNNI. A new kernel is one template and one row; a new role is one more [`Role`] whose
+//! signature is stated once, here, for C and Rust alike.
+
+use serde::Serialize;
+
+use crate::target::{Arch, Feature};
+
+/// An instruction-set level that kernels are compiled for. An image for one target holds one level, a universal
+/// image all levels of its architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isa {
+    /// Any x86-64: SSE2.
+    Baseline,
+    /// AVX2 and F16C.
+    Avx2,
+    /// AVX-512 F, BW, VL and VNNI.
+    Avx512vnni,
+    /// Any AArch64: Advanced SIMD.
+    Neon,
+    /// AArch64 with SDOT.
+    Dotprod,
+}
+
+impl Isa {
+    /// Every level; within an architecture the narrowest first, so that the last that fits is the best.
+    pub const ALL: &[Isa] = &[Isa::Baseline, Isa::Avx2, Isa::Avx512vnni, Isa::Neon, Isa::Dotprod];
+
+    /// As in symbols, image tags and `BITNET_KERNEL`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Baseline => "baseline",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512vnni => "avx512vnni",
+            Isa::Neon => "neon",
+            Isa::Dotprod => "dotprod",
+        }
+    }
+
+    /// The architecture it belongs to.
+    pub fn arch(self) -> Arch {
+        match self {
+            Isa::Baseline | Isa::Avx2 | Isa::Avx512vnni => Arch::X86_64,
+            Isa::Neon | Isa::Dotprod => Arch::Aarch64,
+        }
+    }
+
+    /// What its code executes, beyond what these imply: the CPU guard asks for exactly this.
+    pub fn features(self) -> &'static [Feature] {
+        use Feature::*;
+        match self {
+            Isa::Baseline => &[Sse2],
+            Isa::Avx2 => &[Avx2, F16c],
+            Isa::Avx512vnni => &[F16c, Avx2, Avx512f, Avx512bw, Avx512vl, Avx512vnni],
+            Isa::Neon => &[Neon],
+            Isa::Dotprod => &[Neon, Dotprod],
+        }
+    }
+
+    /// Flags that gcc and clang both take. Never `-mfma`: a fused multiply-add rounds once where the definition
+    /// of a float kernel rounds twice.
+    pub fn flags(self) -> &'static [&'static str] {
+        match self {
+            Isa::Baseline => &[],
+            Isa::Avx2 => &["-mavx2", "-mf16c"],
+            Isa::Avx512vnni => &["-mavx2", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"],
+            Isa::Neon => &[],
+            Isa::Dotprod => &["-march=armv8.2-a+dotprod"],
+        }
+    }
+
+    /// f32 lanes of one vector register.
+    pub fn f32_lanes(self) -> usize {
+        match self {
+            Isa::Baseline | Isa::Neon | Isa::Dotprod => 4,
+            Isa::Avx2 => 8,
+            Isa::Avx512vnni => 16,
+        }
+    }
+}
+
+/// What a kernel computes; `runtime/kernels/reference.rs` is the definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Decode: ternary I2_S matrix times one int8 vector.
+    I2sGemv,
+    /// Prefill: ternary I2_S matrix times several int8 vectors.
+    I2sGemm,
+    /// f32 row to int8 with one scale.
+    Quantize,
+    /// Integer sums to f32: acc / s * scale.
+    Rescale,
+    /// RMSNorm of one row.
+    Rmsnorm,
+    /// NeoX rotary embedding of the heads of one token.
+    Rope,
+    /// relu(gate)^2 * up.
+    Relu2Mul,
+    /// x += y.
+    Add,
+    /// f32 to f16 bits.
+    ToF16,
+    /// Softmax attention of the query heads that share one KV head.
+    Attention,
+    /// Output head over F32 rows.
+    HeadF32,
+    /// Output head over F16 rows.
+    HeadF16,
+    /// Output head over Q8_0 rows.
+    HeadQ8_0,
+    /// Output head over Q6_K rows.
+    HeadQ6K,
+}
+
+/// How a kernel's result is held to the reference. Both are tested with `==`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exactness {
+    /// int8 x ternary in i32: any order gives the same sum; overflow is excluded at render time.
+    Integer,
+    /// f32 in a defined order (32 lanes, fixed fold, no fused multiply-add): the same bits on every ISA.
+    OrderedFloat,
+}
+
+/// A parameter type of the kernel ABI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// `const uint8_t *`
+    ConstU8,
+    /// `const int8_t *`
+    ConstI8,
+    /// `const uint16_t *`
+    ConstU16,
+    /// `const int32_t *`
+    ConstI32,
+    /// `const float *`
+    ConstF32,
+    /// `int8_t *`
+    MutI8,
+    /// `uint16_t *`
+    MutU16,
+    /// `int32_t *`
+    MutI32,
+    /// `float *`
+    MutF32,
+    /// `size_t`
+    Size,
+    /// `int32_t`
+    I32,
+    /// `float`
+    F32,
+}
+
+impl Type {
+    /// In C, with `restrict`: no two pointers of a kernel overlap.
+    pub fn c(self) -> &'static str {
+        match self {
+            Type::ConstU8 => "const uint8_t *restrict",
+            Type::ConstI8 => "const int8_t *restrict",
+            Type::ConstU16 => "const uint16_t *restrict",
+            Type::ConstI32 => "const int32_t *restrict",
+            Type::ConstF32 => "const float *restrict",
+            Type::MutI8 => "int8_t *restrict",
+            Type::MutU16 => "uint16_t *restrict",
+            Type::MutI32 => "int32_t *restrict",
+            Type::MutF32 => "float *restrict",
+            Type::Size => "size_t",
+            Type::I32 => "int32_t",
+            Type::F32 => "float",
+        }
+    }
+
+    /// In Rust.
+    pub fn rust(self) -> &'static str {
+        match self {
+            Type::ConstU8 => "*const u8",
+            Type::ConstI8 => "*const i8",
+            Type::ConstU16 => "*const u16",
+            Type::ConstI32 => "*const i32",
+            Type::ConstF32 => "*const f32",
+            Type::MutI8 => "*mut i8",
+            Type::MutU16 => "*mut u16",
+            Type::MutI32 => "*mut i32",
+            Type::MutF32 => "*mut f32",
+            Type::Size => "usize",
+            Type::I32 => "i32",
+            Type::F32 => "f32",
+        }
+    }
+}
+
+impl Role {
+    /// Every role: each compiled level has exactly one kernel for each.
+    pub const ALL: &[Role] = &[
+        Role::I2sGemv,
+        Role::I2sGemm,
+        Role::Quantize,
+        Role::Rescale,
+        Role::Rmsnorm,
+        Role::Rope,
+        Role::Relu2Mul,
+        Role::Add,
+        Role::ToF16,
+        Role::Attention,
+        Role::HeadF32,
+        Role::HeadF16,
+        Role::HeadQ8_0,
+        Role::HeadQ6K,
+    ];
+
+    /// As in symbols and in the fields of the runtime's `Variant`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::I2sGemv => "i2s_gemv",
+            Role::I2sGemm => "i2s_gemm",
+            Role::Quantize => "quantize",
+            Role::Rescale => "rescale",
+            Role::Rmsnorm => "rmsnorm",
+            Role::Rope => "rope",
+            Role::Relu2Mul => "relu2_mul",
+            Role::Add => "add",
+            Role::ToF16 => "to_f16",
+            Role::Attention => "attention",
+            Role::HeadF32 => "head_f32",
+            Role::HeadF16 => "head_f16",
+            Role::HeadQ8_0 => "head_q8_0",
+            Role::HeadQ6K => "head_q6_k",
+        }
+    }
+
+    /// The parameters, once for C and Rust. Shapes: w (rows, cols), x (tokens, cols); outputs as named.
+    pub fn signature(self) -> &'static [(&'static str, Type)] {
+        use Type::*;
+        match self {
+            // y[r] = sum code(r, c) * x[c] - x_sum
+            Role::I2sGemv => {
+                &[("w", ConstU8), ("x", ConstI8), ("x_sum", I32), ("rows", Size), ("cols", Size), ("y", MutI32)]
+            }
+            // y[t * y_stride + r] = sum code(r, c) * x[t][c] - x_sums[t]
+            Role::I2sGemm => &[
+                ("w", ConstU8),
+                ("x", ConstI8),
+                ("x_sums", ConstI32),
+                ("rows", Size),
+                ("cols", Size),
+                ("tokens", Size),
+                ("y", MutI32),
+                ("y_stride", Size),
+            ],
+            Role::Quantize => &[("x", ConstF32), ("n", Size), ("q", MutI8), ("scale", MutF32), ("sum", MutI32)],
+            Role::Rescale => &[("acc", ConstI32), ("n", Size), ("s", F32), ("scale", F32), ("y", MutF32)],
+            Role::Rmsnorm => &[("x", ConstF32), ("weight", ConstF32), ("eps", F32), ("n", Size), ("y", MutF32)],
+            // x (heads, 2 * half)
+            Role::Rope => {
+                &[("x", MutF32), ("cosine", ConstF32), ("sine", ConstF32), ("heads", Size), ("half", Size)]
+            }
+            Role::Relu2Mul => &[("gate", ConstF32), ("up", ConstF32), ("n", Size), ("y", MutF32)],
+            Role::Add => &[("x", MutF32), ("y", ConstF32), ("n", Size)],
+            Role::ToF16 => &[("x", ConstF32), ("n", Size), ("y", MutU16)],
+            // q, out (heads, dim); k, v (len, dim) f16; scores (len): scratch
+            Role::Attention => &[
+                ("q", ConstF32),
+                ("k", ConstU16),
+                ("v", ConstU16),
+                ("heads", Size),
+                ("len", Size),
+                ("dim", Size),
+                ("scale", F32),
+                ("scores", MutF32),
+                ("out", MutF32),
+            ],
+            // y[t * y_stride + r] = w[r] . x[t]
+            Role::HeadF32 | Role::HeadF16 | Role::HeadQ8_0 | Role::HeadQ6K => &[
+                ("w", ConstU8),
+                ("x", ConstF32),
+                ("rows", Size),
+                ("cols", Size),
+                ("tokens", Size),
+                ("y", MutF32),
+                ("y_stride", Size),
+            ],
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    /// What it computes.
+    pub role: Role,
+    /// The level it is compiled for.
+    pub isa: Isa,
+    /// The file in `templates/` that defines it. One template may define the kernels of several roles.
+    pub template: &'static str,
+    /// How its result is held to the reference.
+    pub exactness: Exactness,
+}
+
+/// One GEMV and one GEMM over I2_S a level: their instructions differ too much to share a text.
+const INTEGER: &[(Isa, &str, &str)] = &[
+    (Isa::Baseline, "i2s_gemv_portable.c", "i2s_gemm_portable.c"),
+    (Isa::Avx2, "i2s_gemv_avx2.c", "i2s_gemm_avx2.c"),
+    (Isa::Avx512vnni, "i2s_gemv_avx512.c", "i2s_gemm_avx512.c"),
+    (Isa::Neon, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
+    (Isa::Dotprod, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
+];
+
+/// Float kernels are written once, over 16-lane vectors (`vector.h`), and compiled for every level.
+const FLOAT: &[(Role, &str)] = &[
+    (Role::Quantize, "elementwise.c"),
+    (Role::Rescale, "elementwise.c"),
+    (Role::Rmsnorm, "elementwise.c"),
+    (Role::Rope, "elementwise.c"),
+    (Role::Relu2Mul, "elementwise.c"),
+    (Role::Add, "elementwise.c"),
+    (Role::ToF16, "elementwise.c"),
+    (Role::Attention, "attention.c"),
+    (Role::HeadF32, "head.c"),
+    (Role::HeadF16, "head.c"),
+    (Role::HeadQ8_0, "head.c"),
+    (Role::HeadQ6K, "head.c"),
+];
+
+/// The table: every kernel, by level, then by role.
+pub fn table() -> Vec<Kernel> {
+    let mut rows = Vec::new();
+    for &(isa, gemv, gemm) in INTEGER {
+        let exactness = Exactness::Integer;
+        rows.push(Kernel { role: Role::I2sGemv, isa, template: gemv, exactness });
+        rows.push(Kernel { role: Role::I2sGemm, isa, template: gemm, exactness });
+        rows.extend(FLOAT.iter().map(|&(role, template)| Kernel {
+            role,
+            isa,
+            template,
+            exactness: Exactness::OrderedFloat,
+        }));
+    }
+    rows
+}
+
+impl Kernel {
+    /// `sterna_<role>__<isa>`
+    pub fn symbol(&self) -> String {
+        format!("sterna_{}__{}", self.role.name(), self.isa.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_has_one_kernel_for_every_role() {
+        for &isa in Isa::ALL {
+            for &role in Role::ALL {
+                let n = table().iter().filter(|k| k.isa == isa && k.role == role).count();
+                assert_eq!(n, 1, "{role:?} for {isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn features_belong_to_the_level_s_architecture() {
+        for &isa in Isa::ALL {
+            assert!(isa.features().iter().all(|f| f.arch() == isa.arch()), "{isa:?}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! TargetSpec -> [`KernelPlan`]: every knob with its formula, the inputs it was computed from, and the reason.
+
+use serde::Serialize;
+
+use crate::kernels::{Isa, Role, table};
+use crate::target::{Arch, Feature, TargetSpec};
+
+/// What an image's kernels will be. Written to `plan.json` and shown by `sterna inspect`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KernelPlan {
+    /// Name of the target.
+    pub target: String,
+    /// Architecture of the target.
+    pub arch: Arch,
+    /// Levels to compile, best first. One for a specialised image, all for a universal one.
+    pub variants: Vec<VariantPlan>,
+    /// Features that every variant needs: what the CPU guard asks for before it chooses.
+    pub required: Vec<Feature>,
+    /// L1d size that the knobs assume, where the target states it: the runtime warns when the machine differs.
+    pub l1d_bytes: Option<u64>,
+    /// The same for L2.
+    pub l2_bytes: Option<u64>,
+}
+
+/// The kernels of one level, and the knobs that they share.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VariantPlan {
+    /// The level.
+    pub isa: Isa,
+    /// Its features.
+    pub features: Vec<Feature>,
+    /// Role, symbol and template of every kernel.
+    pub kernels: Vec<KernelChoice>,
+    /// Values and reasons.
+    pub knobs: Vec<Knob>,
+}
+
+/// One kernel of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KernelChoice {
+    /// What it computes.
+    pub role: Role,
+    /// Its symbol.
+    pub symbol: String,
+    /// The template that it is rendered from.
+    pub template: &'static str,
+}
+
+/// One number, and why it is what it is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Knob {
+    /// Name, as templates and the runtime know it.
+    pub name: &'static str,
+    /// Value.
+    pub value: u64,
+    /// How it follows from the target, with the inputs filled in.
+    pub formula: String,
+    /// Why that formula.
+    pub reason: &'static str,
+}
+
+/// A target for which nothing can be compiled.
+#[derive(Debug, thiserror::Error)]
+#[error("target {target} has none of the levels {}: add `{}` to its features", levels.join(", "), needs)]
+pub struct NoVariant {
+    target: String,
+    levels: Vec<&'static str>,
+    needs: Feature,
+}
+
+/// L1d and L2 sizes to assume where the target does not say: small ones, since a block that is too small costs
+/// a few percent and one that is too large costs the cache.
+const DEFAULT_L1D: u64 = 32 << 10;
+const DEFAULT_L2: u64 = 256 << 10;
+
+impl KernelPlan {
+    /// Plans the kernels of `target`: a pure function of it.
+    pub fn new(target: &TargetSpec) -> Result<Self, NoVariant> {
+        let of_arch = Isa::ALL.iter().copied().filter(|isa| isa.arch() == target.arch);
+        let fits = |isa: &Isa| isa.features().iter().all(|f| target.features.contains(f));
+        let mut levels: Vec<Isa> = if target.universal {
+            of_arch.clone().collect()
+        } else {
+            of_arch.clone().filter(fits).next_back().into_iter().collect()
+        };
+        levels.reverse();
+        let Some(narrowest) = levels.last().copied() else {
+            let levels = of_arch.clone().map(Isa::name).collect();
+            let needs = of_arch.clone().next().expect("every architecture has a level").features()[0];
+            return Err(NoVariant { target: target.name.clone(), levels, needs });
+        };
+        Ok(KernelPlan {
+            target: target.name.clone(),
+            arch: target.arch,
+            variants: levels.iter().map(|&isa| VariantPlan::new(isa, target)).collect(),
+            required: narrowest.features().to_vec(),
+            l1d_bytes: target.cache.l1d.as_ref().map(|c| c.bytes),
+            l2_bytes: target.cache.l2.as_ref().map(|c| c.bytes),
+        })
+    }
+
+    /// `plan.json`.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a plan is plain data") + "\n"
+    }
+}
+
+impl VariantPlan {
+    fn new(isa: Isa, target: &TargetSpec) -> Self {
+        let kernels = table()
+            .iter()
+            .filter(|k| k.isa == isa)
+            .map(|k| KernelChoice { role: k.role, symbol: k.symbol(), template: k.template })
+            .collect();
+        VariantPlan { isa, features: isa.features().to_vec(), kernels, knobs: knobs(isa, target) }
+    }
+
+    /// The value of a knob. Panics on a name that no plan has.
+    pub fn knob(&self, name: &str) -> u64 {
+        let knob = self.knobs.iter().find(|k| k.name == name);
+        knob.unwrap_or_else(|| panic!("no knob named {name}")).value
+    }
+}
+
+/// GEMM register tile (weight rows x tokens) of a level: as many i32 accumulators as leave registers for the
+/// weights of a step and one activation vector.
+fn tile(isa: Isa) -> (u64, u64, &'static str) {
+    match isa {
+        Isa::Avx512vnni => (4, 6, "24 of 32 zmm accumulate, 4 hold codes, 1 activations, 3 masks and shifts"),
+        Isa::Avx2 => (2, 4, "8 of 16 ymm accumulate (16 bit), 2 hold codes, 1 activations, 2 constants"),
+        Isa::Neon => (2, 4, "16 of 32 q registers accumulate (16 and 32 bit), 4 hold codes, 2 activations"),
+        Isa::Dotprod => (4, 4, "16 of 32 q registers accumulate, 4 hold codes, 4 activations"),
+        Isa::Baseline => (1, 4, "the portable kernel decodes a row once for four tokens"),
+    }
+}
+
+fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
+    let (l1d, l1d_from) = size(target.cache.l1d.as_ref().map(|c| c.bytes), DEFAULT_L1D);
+    // A cache that two hardware threads share counts by half for each of them.
+    let l2_share = target.cache.l2.as_ref().map(|c| c.bytes / u64::from(c.sharers.unwrap_or(1).max(1)));
+    let (l2, l2_from) = size(l2_share, DEFAULT_L2);
+    let (mr, nr, tile_reason) = tile(isa);
+    vec![
+        Knob { name: "mr", value: mr, formula: format!("{mr} weight rows, from the registers of {}", isa.name()), reason: tile_reason },
+        Knob { name: "nr", value: nr, formula: format!("{nr} tokens, from the registers of {}", isa.name()), reason: tile_reason },
+        Knob {
+            name: "prefetch_bytes",
+            value: (l1d / 4).clamp(4 << 10, 8 << 10),
+            formula: format!("clamp(L1d {l1d} ({l1d_from}) / 4, 4 KiB, 8 KiB)"),
+            reason: "decode reads each weight once: a software prefetch 4-32 KiB ahead of one linear stream a thread \
+                     gains up to a third over the hardware prefetcher alone, and must not evict the activations in L1d",
+        },
+        Knob {
+            name: "weight_block_bytes",
+            value: l2 / 2,
+            formula: format!("L2 share {l2} ({l2_from}) / 2"),
+            reason: "prefill passes a block of weight rows once a token tile: half of L2 keeps it there, the other \
+                     half holds activations and sums",
+        },
+        Knob {
+            name: "token_block",
+            value: nr * 4,
+            formula: format!("4 x nr {nr}"),
+            reason: "tokens a GEMM call handles: bounds the sums that wait for rescaling, and amortises the call",
+        },
+    ]
+}
+
+fn size(known: Option<u64>, default: u64) -> (u64, &'static str) {
+    match known {
+        Some(bytes) => (bytes, "from the target"),
+        None => (default, "assumed: the target does not say"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(toml: &str) -> TargetSpec {
+        toml::from_str(toml).expect("valid target")
+    }
+
+    #[test]
+    fn a_target_gets_the_best_level_that_its_features_hold() {
+        let avx2 = spec("name='t'\ndescription=''\narch='x86_64'\nfeatures=['sse2','avx2','f16c']");
+        let plan = KernelPlan::new(&avx2).expect("a plan");
+        assert_eq!(plan.variants.iter().map(|v| v.isa).collect::<Vec<_>>(), [Isa::Avx2]);
+        assert_eq!(plan.required, [Feature::Avx2, Feature::F16c]);
+    }
+
+    #[test]
+    fn a_universal_target_gets_every_level_and_needs_only_the_narrowest() {
+        let universal = spec("name='u'\ndescription=''\narch='x86_64'\nuniversal=true\nfeatures=['sse2']");
+        let plan = KernelPlan::new(&universal).expect("a plan");
+        let levels: Vec<_> = plan.variants.iter().map(|v| v.isa).collect();
+        assert_eq!(levels, [Isa::Avx512vnni, Isa::Avx2, Isa::Baseline]);
+        assert_eq!(plan.required, [Feature::Sse2]);
+    }
+
+    #[test]
+    fn a_target_without_any_level_is_an_error_that_says_what_to_add() {
+        let none = spec("name='n'\ndescription=''\narch='aarch64'\nfeatures=[]");
+        assert!(KernelPlan::new(&none).unwrap_err().to_string().contains("neon"));
+    }
+
+    #[test]
+    fn cache_sizes_move_the_blocks_and_unknown_ones_say_so() {
+        let known = spec(
+            "name='k'\ndescription=''\narch='x86_64'\nfeatures=['sse2']\n[cache]\nl2={bytes=1048576,sharers=2}",
+        );
+        let plan = KernelPlan::new(&known).expect("a plan");
+        assert_eq!(plan.variants[0].knob("weight_block_bytes"), 256 << 10);
+        let l1d = plan.variants[0].knobs.iter().find(|k| k.name == "prefetch_bytes").expect("knob");
+        assert!(l1d.formula.contains("assumed"), "{}", l1d.formula);
+    }
+}

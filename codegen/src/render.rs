@@ -1,0 +1,286 @@
+//! [`KernelPlan`] -> C source units and the Rust bindings to them.
+//!
+//! Overflow is excluded here, before anything compiles: a template that accumulates in narrow integers gets the
+//! number of steps between widenings from [`Bounds`], and the bindings carry the longest row that fits in i32.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use tera::{Context, Tera};
+
+use crate::kernels::{Isa, Role};
+use crate::plan::{KernelPlan, VariantPlan};
+use crate::target::TargetSpec;
+
+/// One C file to compile.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    /// `avx2/i2s_gemv_avx2.c`
+    pub path: PathBuf,
+    /// The level, and so the compiler flags.
+    pub isa: Isa,
+    /// C11 with GNU extensions.
+    pub source: String,
+}
+
+/// Why nothing could be rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// The folder of templates could not be read.
+    #[error("cannot read templates in {path}: {source}")]
+    Read {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A template does not parse or render.
+    #[error("template {template}: {message}")]
+    Template {
+        /// Its name.
+        template: String,
+        /// The engine's message with its causes.
+        message: String,
+    },
+    /// A kernel's accumulators could overflow even when widened at every step.
+    #[error("{isa}: one step of {step} exceeds the {bits}-bit accumulator")]
+    Overflow {
+        /// The level.
+        isa: &'static str,
+        /// The largest sum of one step.
+        step: i64,
+        /// Accumulator width.
+        bits: u32,
+    },
+}
+
+/// The largest magnitudes that a kernel can meet, whatever the file holds: a 2-bit code is at most 3, although a
+/// valid file has none above 2; an int8 activation is at least -128, although quantisation gives none below -127.
+const CODE_MAX: i64 = 3;
+const ACTIVATION_MAX: i64 = 128;
+
+/// What follows from them for one level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Blocks of 128 weights between two widenings of a 16-bit lane (0: the level has no 16-bit lanes).
+    pub widen_blocks: i64,
+    /// The longest row, in weights: every i32 lane stays below 2^31.
+    pub max_cols: i64,
+}
+
+impl Bounds {
+    /// Derives the bounds of `isa` from how its kernels accumulate.
+    pub fn new(isa: Isa) -> Result<Self, RenderError> {
+        let product = CODE_MAX * ACTIVATION_MAX;
+        // (sum that one block of 128 weights can add to one 16-bit lane, and to one i32 lane)
+        let (narrow, wide) = match isa {
+            // The scalar sum of a whole block.
+            Isa::Baseline => (0, 128 * product),
+            // vpmaddubsw adds 2 products a lane, once for each of the 4 fields of a byte; vpmaddwd pairs lanes.
+            Isa::Avx2 => (4 * 2 * product, 2 * 4 * 2 * product),
+            // vpdpbusd adds 4 products a lane and field pair; the top field is used unshifted, 64 times too large.
+            Isa::Avx512vnni => (0, 4 * 64 * product),
+            // vmlal_s8 adds 1 product a lane: 4 fields x 2 vectors x 2 halves; vpadalq_s16 pairs lanes.
+            Isa::Neon => (16 * product, 2 * 16 * product),
+            // sdot adds 4 products a lane: 4 fields x 2 vectors.
+            Isa::Dotprod => (0, 8 * 4 * product),
+        };
+        let widen_blocks = if narrow == 0 { 0 } else { i64::from(i16::MAX) / narrow };
+        if narrow != 0 && widen_blocks == 0 {
+            return Err(RenderError::Overflow { isa: isa.name(), step: narrow, bits: 16 });
+        }
+        // Folding lanes and subtracting the activations' sum must fit as well: bound by the sum of a whole row.
+        let row = (128 * product).max(wide) + 128 * ACTIVATION_MAX;
+        let max_cols = i64::from(i32::MAX) / row * 128;
+        if max_cols == 0 {
+            return Err(RenderError::Overflow { isa: isa.name(), step: row, bits: 32 });
+        }
+        Ok(Bounds { widen_blocks, max_cols })
+    }
+}
+
+/// The parsed templates.
+pub struct Templates {
+    tera: Tera,
+    files: Vec<PathBuf>,
+}
+
+impl Templates {
+    /// Reads every `*.c` and `*.h` in `dir`.
+    pub fn read(dir: &Path) -> Result<Self, RenderError> {
+        let read = |path: &Path| {
+            let path = path.to_owned();
+            move |source| RenderError::Read { path, source }
+        };
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(read(dir))? {
+            let path = entry.map_err(read(dir))?.path();
+            if path.extension().is_some_and(|e| e == "c" || e == "h") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        let mut texts = Vec::new();
+        for path in &files {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            texts.push((name, std::fs::read_to_string(path).map_err(read(path))?));
+        }
+        let mut tera = Tera::default();
+        tera.autoescape_on(Vec::<&str>::new());
+        tera.add_raw_templates(texts).map_err(|e| template_error("templates", &e))?;
+        Ok(Templates { tera, files })
+    }
+
+    /// The files that were read: what a build must watch.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Renders every unit of a plan, sorted by path.
+    pub fn render(&self, plan: &KernelPlan) -> Result<Vec<Unit>, RenderError> {
+        let mut units = Vec::new();
+        for variant in &plan.variants {
+            let mut templates: Vec<&str> = variant.kernels.iter().map(|k| k.template).collect();
+            templates.sort_unstable();
+            templates.dedup();
+            for template in templates {
+                units.push(self.unit(variant, template)?);
+            }
+        }
+        units.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(units)
+    }
+
+    fn unit(&self, variant: &VariantPlan, template: &str) -> Result<Unit, RenderError> {
+        let isa = variant.isa;
+        let bounds = Bounds::new(isa)?;
+        let mut context = Context::new();
+        context.insert("isa", isa.name());
+        context.insert("template", template);
+        context.insert("lanes", &isa.f32_lanes());
+        context.insert("widen_blocks", &bounds.widen_blocks);
+        for knob in &variant.knobs {
+            context.insert(knob.name, &knob.value);
+        }
+        let roles = variant.kernels.iter().filter(|k| k.template == template).map(|k| k.role);
+        context.insert("prototypes", &roles.map(|r| prototype(r, isa)).collect::<Vec<_>>());
+        let source = self.tera.render(template, &context).map_err(|e| template_error(template, &e))?;
+        Ok(Unit { path: Path::new(isa.name()).join(template), isa, source })
+    }
+}
+
+fn template_error(template: &str, error: &dyn std::error::Error) -> RenderError {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        let _ = write!(message, ": {c}");
+        cause = c.source();
+    }
+    RenderError::Template { template: template.to_owned(), message }
+}
+
+fn symbol(role: Role, isa: Isa) -> String {
+    format!("sterna_{}__{}", role.name(), isa.name())
+}
+
+/// The C prototype: it stands before the definition in every unit, so that the compiler compares the two.
+fn prototype(role: Role, isa: Isa) -> String {
+    let parameters: Vec<_> = role.signature().iter().map(|(n, t)| format!("{} {n}", t.c())).collect();
+    format!("void {}({});", symbol(role, isa), parameters.join(", "))
+}
+
+/// The Rust source that `runtime/kernels` includes: declarations, the variants best first, the target, the tags.
+///
+/// `tags` are all known targets: the CPU guard proposes one of them.
+pub fn bindings(plan: &KernelPlan, tags: &[TargetSpec]) -> Result<String, RenderError> {
+    let mut out = String::from("// Generated by build.rs from the kernel table and the target.\n\n");
+    out += "unsafe extern \"C\" {\n";
+    for variant in &plan.variants {
+        for kernel in &variant.kernels {
+            let parameters: Vec<_> =
+                kernel.role.signature().iter().map(|(n, t)| format!("{n}: {}", t.rust())).collect();
+            let _ = writeln!(out, "    fn {}({});", kernel.symbol, parameters.join(", "));
+        }
+    }
+    out += "}\n\n";
+    let _ = writeln!(out, "static VARIANTS: [Variant; {}] = [", plan.variants.len());
+    for variant in &plan.variants {
+        let _ = writeln!(out, "    Variant {{");
+        let _ = writeln!(out, "        name: {:?},", variant.isa.name());
+        let features: Vec<_> = variant.features.iter().map(|f| f.name()).collect();
+        let _ = writeln!(out, "        features: &{features:?},");
+        let _ = writeln!(out, "        max_cols: {},", Bounds::new(variant.isa)?.max_cols);
+        for knob in ["mr", "weight_block_bytes", "token_block"] {
+            let _ = writeln!(out, "        {knob}: {},", variant.knob(knob));
+        }
+        let _ = writeln!(out, "        listing: &[");
+        for k in &variant.kernels {
+            let _ = writeln!(out, "            ({:?}, {:?}, {:?}),", k.role.name(), k.symbol, k.template);
+        }
+        let _ = writeln!(out, "        ],");
+        for kernel in &variant.kernels {
+            let _ = writeln!(out, "        {}: {},", kernel.role.name(), kernel.symbol);
+        }
+        let _ = writeln!(out, "    }},");
+    }
+    out += "];\n\n";
+    let required: Vec<_> = plan.required.iter().map(|f| f.name()).collect();
+    let _ = writeln!(
+        out,
+        "/// What this binary was built for.\npub const TARGET: TargetInfo = TargetInfo {{ name: {:?}, features: &{required:?}, \
+         l1d_bytes: {:?}, l2_bytes: {:?} }};\n",
+        plan.target, plan.l1d_bytes, plan.l2_bytes
+    );
+    out += "/// Every known image tag with its architecture and the features that it needs.\n";
+    out += "pub const TAGS: &[(&str, &str, &[&str])] = &[\n";
+    for tag in tags {
+        if let Ok(plan) = KernelPlan::new(tag) {
+            let required: Vec<_> = plan.required.iter().map(|f| f.name()).collect();
+            let _ = writeln!(out, "    ({:?}, {:?}, &{required:?}),", tag.name, tag.arch.rust_name());
+        }
+    }
+    out += "];\n\n";
+    let _ = writeln!(out, "/// `plan.json`: every knob with its formula and reason.\npub const PLAN_JSON: &str = {:?};", plan.to_json());
+    Ok(out)
+}
+
+/// The ABI types that every binding and the `Variant` struct share: one type alias a role.
+pub fn abi() -> String {
+    let mut out = String::from("// Generated by build.rs from the kernel table.\n\n");
+    for role in Role::ALL {
+        let parameters: Vec<_> = role.signature().iter().map(|(n, t)| format!("{n}: {}", t.rust())).collect();
+        let mut name = String::new();
+        for part in role.name().split('_') {
+            name += &part[..1].to_uppercase();
+            name += &part[1..];
+        }
+        let _ = writeln!(out, "pub type {name} = unsafe extern \"C\" fn({});", parameters.join(", "));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteen_bit_lanes_widen_before_they_can_overflow() {
+        for &isa in Isa::ALL {
+            let bounds = Bounds::new(isa).expect("bounds");
+            let per_block = match isa {
+                Isa::Avx2 => 4 * 2 * CODE_MAX * ACTIVATION_MAX,
+                Isa::Neon => 16 * CODE_MAX * ACTIVATION_MAX,
+                _ => continue,
+            };
+            assert!(bounds.widen_blocks * per_block <= i64::from(i16::MAX), "{isa:?}");
+            assert!((bounds.widen_blocks + 1) * per_block > i64::from(i16::MAX), "{isa:?}: widens too often");
+        }
+    }
+
+    #[test]
+    fn rows_of_published_models_fit_every_level() {
+        for &isa in Isa::ALL {
+            assert!(Bounds::new(isa).expect("bounds").max_cols >= 1 << 20, "{isa:?}");
+        }
+    }
+}
