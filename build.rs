@@ -38,12 +38,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let plan = KernelPlan::new(&target)?;
     let templates = Templates::read(&root.join("templates"))?;
     println!("cargo:rerun-if-changed={}", root.join("templates").display());
-    templates.files().iter().for_each(|f| println!("cargo:rerun-if-changed={}", f.display()));
+    templates
+        .files()
+        .iter()
+        .for_each(|f| println!("cargo:rerun-if-changed={}", f.display()));
     let units = templates.render(&plan)?;
     for variant in &plan.variants {
         compile(variant.isa, units.iter().filter(|u| u.isa == variant.isa), &out)?;
     }
-    fs::write(out.join("bindings.rs"), render::bindings(&plan, &TargetSpec::all(&targets)?)?)?;
+    fs::write(
+        out.join("bindings.rs"),
+        render::bindings(&plan, &TargetSpec::all(&targets)?)?,
+    )?;
     fs::write(out.join("abi.rs"), render::abi())?;
     fs::write(out.join("plan.json"), plan.to_json())?;
     Ok(())
@@ -52,14 +58,25 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// One static library for one level: its flags reach no other code.
 fn compile<'a>(isa: Isa, units: impl Iterator<Item = &'a Unit>, out: &Path) -> Result<(), Box<dyn Error>> {
     let mut build = cc::Build::new();
-    build.std("gnu11").opt_level(3).debug(false).warnings(true).extra_warnings(true);
+    build
+        .std("gnu11")
+        .opt_level(3)
+        .debug(false)
+        .warnings(true)
+        .extra_warnings(true);
     // Not -Werror for users: a newer compiler's new warning must not break their build. CI asks for it.
     println!("cargo:rerun-if-env-changed=STERNA_DENY_WARNINGS");
     build.warnings_into_errors(env::var_os("STERNA_DENY_WARNINGS").is_some());
     // Rounding is part of the kernels' definition: no fused multiply-add. The other two let loops vectorise and change
     // no value: nothing reads errno or the floating-point exception flags.
-    build.flag("-ffp-contract=off").flag("-fno-math-errno").flag("-fno-trapping-math");
-    build.flag("-fvisibility=hidden").flag("-ffunction-sections").flag("-fdata-sections");
+    build
+        .flag("-ffp-contract=off")
+        .flag("-fno-math-errno")
+        .flag("-fno-trapping-math");
+    build
+        .flag("-fvisibility=hidden")
+        .flag("-ffunction-sections")
+        .flag("-fdata-sections");
     isa.flags().iter().for_each(|flag| {
         build.flag(flag);
     });

@@ -66,7 +66,14 @@ impl Isa {
         match self {
             Isa::Baseline => &[],
             Isa::Avx2 => &["-mavx2", "-mf16c"],
-            Isa::Avx512vnni => &["-mavx2", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"],
+            Isa::Avx512vnni => &[
+                "-mavx2",
+                "-mf16c",
+                "-mavx512f",
+                "-mavx512bw",
+                "-mavx512vl",
+                "-mavx512vnni",
+            ],
             Isa::Neon => &[],
             Isa::Dotprod => &["-march=armv8.2-a+dotprod"],
         }
@@ -237,9 +244,14 @@ impl Role {
         use Type::*;
         match self {
             // y[r] = sum code(r, c) * x[c] - x_sum
-            Role::I2sGemv => {
-                &[("w", ConstU8), ("x", ConstI8), ("x_sum", I32), ("rows", Size), ("cols", Size), ("y", MutI32)]
-            }
+            Role::I2sGemv => &[
+                ("w", ConstU8),
+                ("x", ConstI8),
+                ("x_sum", I32),
+                ("rows", Size),
+                ("cols", Size),
+                ("y", MutI32),
+            ],
             // y[t * y_stride + r] = sum code(r, c) * x[t][c] - x_sums[t]
             Role::I2sGemm => &[
                 ("w", ConstU8),
@@ -251,13 +263,35 @@ impl Role {
                 ("y", MutI32),
                 ("y_stride", Size),
             ],
-            Role::Quantize => &[("x", ConstF32), ("n", Size), ("q", MutI8), ("scale", MutF32), ("sum", MutI32)],
-            Role::Rescale => &[("acc", ConstI32), ("n", Size), ("s", F32), ("scale", F32), ("y", MutF32)],
-            Role::Rmsnorm => &[("x", ConstF32), ("weight", ConstF32), ("eps", F32), ("n", Size), ("y", MutF32)],
+            Role::Quantize => &[
+                ("x", ConstF32),
+                ("n", Size),
+                ("q", MutI8),
+                ("scale", MutF32),
+                ("sum", MutI32),
+            ],
+            Role::Rescale => &[
+                ("acc", ConstI32),
+                ("n", Size),
+                ("s", F32),
+                ("scale", F32),
+                ("y", MutF32),
+            ],
+            Role::Rmsnorm => &[
+                ("x", ConstF32),
+                ("weight", ConstF32),
+                ("eps", F32),
+                ("n", Size),
+                ("y", MutF32),
+            ],
             // x (heads, 2 * half)
-            Role::Rope => {
-                &[("x", MutF32), ("cosine", ConstF32), ("sine", ConstF32), ("heads", Size), ("half", Size)]
-            }
+            Role::Rope => &[
+                ("x", MutF32),
+                ("cosine", ConstF32),
+                ("sine", ConstF32),
+                ("heads", Size),
+                ("half", Size),
+            ],
             Role::Relu2Mul => &[("gate", ConstF32), ("up", ConstF32), ("n", Size), ("y", MutF32)],
             Role::Add => &[("x", MutF32), ("y", ConstF32), ("n", Size)],
             Role::ToF16 => &[("x", ConstF32), ("n", Size), ("y", MutU16)],
@@ -330,8 +364,18 @@ pub fn table() -> Vec<Kernel> {
     let mut rows = Vec::new();
     for &(isa, gemv, gemm) in INTEGER {
         let exactness = Exactness::Integer;
-        rows.push(Kernel { role: Role::I2sGemv, isa, template: gemv, exactness });
-        rows.push(Kernel { role: Role::I2sGemm, isa, template: gemm, exactness });
+        rows.push(Kernel {
+            role: Role::I2sGemv,
+            isa,
+            template: gemv,
+            exactness,
+        });
+        rows.push(Kernel {
+            role: Role::I2sGemm,
+            isa,
+            template: gemm,
+            exactness,
+        });
         rows.extend(FLOAT.iter().map(|&(role, template)| Kernel {
             role,
             isa,

@@ -86,8 +86,16 @@ impl KernelPlan {
         levels.reverse();
         let Some(narrowest) = levels.last().copied() else {
             let levels = of_arch.clone().map(Isa::name).collect();
-            let needs = of_arch.clone().next().expect("every architecture has a level").features()[0];
-            return Err(NoVariant { target: target.name.clone(), levels, needs });
+            let needs = of_arch
+                .clone()
+                .next()
+                .expect("every architecture has a level")
+                .features()[0];
+            return Err(NoVariant {
+                target: target.name.clone(),
+                levels,
+                needs,
+            });
         };
         Ok(KernelPlan {
             target: target.name.clone(),
@@ -110,9 +118,18 @@ impl VariantPlan {
         let kernels = table()
             .iter()
             .filter(|k| k.isa == isa)
-            .map(|k| KernelChoice { role: k.role, symbol: k.symbol(), template: k.template })
+            .map(|k| KernelChoice {
+                role: k.role,
+                symbol: k.symbol(),
+                template: k.template,
+            })
             .collect();
-        VariantPlan { isa, features: isa.features().to_vec(), kernels, knobs: knobs(isa, target) }
+        VariantPlan {
+            isa,
+            features: isa.features().to_vec(),
+            kernels,
+            knobs: knobs(isa, target),
+        }
     }
 
     /// The value of a knob. Panics on a name that no plan has.
@@ -126,9 +143,21 @@ impl VariantPlan {
 /// weights of a step and one activation vector.
 fn tile(isa: Isa) -> (u64, u64, &'static str) {
     match isa {
-        Isa::Avx512vnni => (4, 6, "24 of 32 zmm accumulate, 4 hold codes, 1 activations, 3 masks and shifts"),
-        Isa::Avx2 => (2, 4, "8 of 16 ymm accumulate (16 bit), 2 hold codes, 1 activations, 2 constants"),
-        Isa::Neon => (2, 4, "16 of 32 q registers accumulate (16 and 32 bit), 4 hold codes, 2 activations"),
+        Isa::Avx512vnni => (
+            4,
+            6,
+            "24 of 32 zmm accumulate, 4 hold codes, 1 activations, 3 masks and shifts",
+        ),
+        Isa::Avx2 => (
+            2,
+            4,
+            "8 of 16 ymm accumulate (16 bit), 2 hold codes, 1 activations, 2 constants",
+        ),
+        Isa::Neon => (
+            2,
+            4,
+            "16 of 32 q registers accumulate (16 and 32 bit), 4 hold codes, 2 activations",
+        ),
         Isa::Dotprod => (4, 4, "16 of 32 q registers accumulate, 4 hold codes, 4 activations"),
         Isa::Baseline => (1, 4, "the portable kernel decodes a row once for four tokens"),
     }
@@ -137,12 +166,26 @@ fn tile(isa: Isa) -> (u64, u64, &'static str) {
 fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
     let (l1d, l1d_from) = size(target.cache.l1d.as_ref().map(|c| c.bytes), DEFAULT_L1D);
     // A cache that two hardware threads share counts by half for each of them.
-    let l2_share = target.cache.l2.as_ref().map(|c| c.bytes / u64::from(c.sharers.unwrap_or(1).max(1)));
+    let l2_share = target
+        .cache
+        .l2
+        .as_ref()
+        .map(|c| c.bytes / u64::from(c.sharers.unwrap_or(1).max(1)));
     let (l2, l2_from) = size(l2_share, DEFAULT_L2);
     let (mr, nr, tile_reason) = tile(isa);
     vec![
-        Knob { name: "mr", value: mr, formula: format!("{mr} weight rows, from the registers of {}", isa.name()), reason: tile_reason },
-        Knob { name: "nr", value: nr, formula: format!("{nr} tokens, from the registers of {}", isa.name()), reason: tile_reason },
+        Knob {
+            name: "mr",
+            value: mr,
+            formula: format!("{mr} weight rows, from the registers of {}", isa.name()),
+            reason: tile_reason,
+        },
+        Knob {
+            name: "nr",
+            value: nr,
+            formula: format!("{nr} tokens, from the registers of {}", isa.name()),
+            reason: tile_reason,
+        },
         Knob {
             name: "prefetch_bytes",
             value: (l1d / 4).clamp(4 << 10, 8 << 10),
@@ -206,12 +249,15 @@ mod tests {
 
     #[test]
     fn cache_sizes_move_the_blocks_and_unknown_ones_say_so() {
-        let known = spec(
-            "name='k'\ndescription=''\narch='x86_64'\nfeatures=['sse2']\n[cache]\nl2={bytes=1048576,sharers=2}",
-        );
+        let known =
+            spec("name='k'\ndescription=''\narch='x86_64'\nfeatures=['sse2']\n[cache]\nl2={bytes=1048576,sharers=2}");
         let plan = KernelPlan::new(&known).expect("a plan");
         assert_eq!(plan.variants[0].knob("weight_block_bytes"), 256 << 10);
-        let l1d = plan.variants[0].knobs.iter().find(|k| k.name == "prefetch_bytes").expect("knob");
+        let l1d = plan.variants[0]
+            .knobs
+            .iter()
+            .find(|k| k.name == "prefetch_bytes")
+            .expect("knob");
         assert!(l1d.formula.contains("assumed"), "{}", l1d.formula);
     }
 }

@@ -99,14 +99,27 @@ pub fn variants() -> &'static [Variant] {
 /// The best variant for a CPU with `features`, or the one named by `wanted` (`auto` = the best).
 pub fn choose(features: &[&str], wanted: &str) -> Result<&'static Variant, NoVariant> {
     let known = || variants().iter().map(|v| v.name).collect();
-    let unsupported = |v: &Variant| NoVariant::Unsupported { name: v.name, missing: v.missing(features) };
+    let unsupported = |v: &Variant| NoVariant::Unsupported {
+        name: v.name,
+        missing: v.missing(features),
+    };
     if wanted == "auto" {
         let narrowest = variants().last().expect("a build holds at least one variant");
-        return variants().iter().find(|v| v.runs_on(features)).ok_or_else(|| unsupported(narrowest));
+        return variants()
+            .iter()
+            .find(|v| v.runs_on(features))
+            .ok_or_else(|| unsupported(narrowest));
     }
-    let unknown = || NoVariant::Unknown { name: wanted.to_owned(), known: known() };
+    let unknown = || NoVariant::Unknown {
+        name: wanted.to_owned(),
+        known: known(),
+    };
     let variant = variants().iter().find(|v| v.name == wanted).ok_or_else(unknown)?;
-    if variant.runs_on(features) { Ok(variant) } else { Err(unsupported(variant)) }
+    if variant.runs_on(features) {
+        Ok(variant)
+    } else {
+        Err(unsupported(variant))
+    }
 }
 
 impl Variant {
@@ -116,7 +129,11 @@ impl Variant {
     }
 
     fn missing(&self, features: &[&str]) -> Vec<&'static str> {
-        self.features.iter().copied().filter(|f| !features.contains(f)).collect()
+        self.features
+            .iter()
+            .copied()
+            .filter(|f| !features.contains(f))
+            .collect()
     }
 }
 
@@ -135,8 +152,14 @@ mod tests {
     #[test]
     fn a_variant_is_refused_by_name() {
         assert!(matches!(choose(&[], "auto"), Err(NoVariant::Unsupported { .. })));
-        assert!(matches!(choose(&[], variants()[0].name), Err(NoVariant::Unsupported { .. })));
+        assert!(matches!(
+            choose(&[], variants()[0].name),
+            Err(NoVariant::Unsupported { .. })
+        ));
         let unknown = choose(&[], "tl2").err().expect("unknown").to_string();
-        assert!(unknown.contains("tl2") && unknown.contains(variants()[0].name), "{unknown}");
+        assert!(
+            unknown.contains("tl2") && unknown.contains(variants()[0].name),
+            "{unknown}"
+        );
     }
 }

@@ -60,13 +60,26 @@ impl Variant {
         out.q.resize(x.len(), 0);
         out.scales.resize(tokens, 0.0);
         out.sums.resize(tokens, 0);
-        let (q, scales, sums) = (Shared::new(&mut out.q), Shared::new(&mut out.scales), Shared::new(&mut out.sums));
+        let (q, scales, sums) = (
+            Shared::new(&mut out.q),
+            Shared::new(&mut out.scales),
+            Shared::new(&mut out.sums),
+        );
         each_row(pool, tokens, |t| {
             // SAFETY: each row is visited once, and its parts belong to it alone; x and q hold cols elements each.
             unsafe {
-                let (q, scale, sum) =
-                    (q.part(t * cols..(t + 1) * cols), scales.part(t..t + 1), sums.part(t..t + 1));
-                (self.quantize)(x[t * cols..].as_ptr(), cols, q.as_mut_ptr(), scale.as_mut_ptr(), sum.as_mut_ptr());
+                let (q, scale, sum) = (
+                    q.part(t * cols..(t + 1) * cols),
+                    scales.part(t..t + 1),
+                    sums.part(t..t + 1),
+                );
+                (self.quantize)(
+                    x[t * cols..].as_ptr(),
+                    cols,
+                    q.as_mut_ptr(),
+                    scale.as_mut_ptr(),
+                    sum.as_mut_ptr(),
+                );
             }
         });
     }
@@ -77,7 +90,11 @@ impl Variant {
         assert!(jobs.len() <= MAX_JOBS && x.sums.len() == tokens);
         for (w, y) in jobs.iter() {
             assert_eq!(w.cols % 128, 0);
-            assert!(w.cols <= self.max_cols, "a row of {} weights could overflow the kernel's sums", w.cols);
+            assert!(
+                w.cols <= self.max_cols,
+                "a row of {} weights could overflow the kernel's sums",
+                w.cols
+            );
             assert_eq!(w.packed.len(), w.rows * (w.cols / 4));
             assert_eq!(x.q.len(), tokens * w.cols);
             assert_eq!(y.len(), tokens * w.rows);
@@ -104,7 +121,11 @@ impl Variant {
         let mut sums = [const { MaybeUninit::<i32>::uninit() }; SUMS];
         let sums = sums.as_mut_ptr().cast::<i32>();
         let token_block = if tokens == 1 { 1 } else { self.token_block };
-        let in_l2 = if tokens == 1 { SUMS } else { self.weight_block_bytes / (w.cols / 4) };
+        let in_l2 = if tokens == 1 {
+            SUMS
+        } else {
+            self.weight_block_bytes / (w.cols / 4)
+        };
         let row_block = (in_l2.min(SUMS / token_block) / self.mr * self.mr).max(self.mr);
         assert!(row_block * token_block <= SUMS);
         for first in rows.clone().step_by(row_block) {
@@ -138,7 +159,10 @@ impl Variant {
         assert_eq!(y.len(), tokens * w.rows);
         let row_bytes = w.row_bytes();
         assert_eq!(w.data.len(), w.rows * row_bytes);
-        assert!(w.data.as_ptr().addr().is_multiple_of(w.kind.alignment()), "the loader aligns tensors");
+        assert!(
+            w.data.as_ptr().addr().is_multiple_of(w.kind.alignment()),
+            "the loader aligns tensors"
+        );
         let rounded: Vec<f32>;
         let (kernel, x): (super::abi::HeadF32, &[f32]) = match w.kind {
             DenseType::F32 => (self.head_f32, x),
@@ -208,7 +232,12 @@ impl Variant {
             // SAFETY: the ranges of different calls are disjoint; all three slices have n elements.
             unsafe {
                 let out = y.part(range.clone());
-                (self.relu2_mul)(gate[range.start..].as_ptr(), up[range.start..].as_ptr(), range.len(), out.as_mut_ptr());
+                (self.relu2_mul)(
+                    gate[range.start..].as_ptr(),
+                    up[range.start..].as_ptr(),
+                    range.len(),
+                    out.as_mut_ptr(),
+                );
             }
         };
         if n < SMALL {
@@ -277,7 +306,11 @@ impl Variant {
 
 /// Rows of a matrix of `cols` columns. Panics when x is not whole rows.
 fn rows_of(x: &[f32], cols: usize) -> usize {
-    assert!(cols > 0 && x.len().is_multiple_of(cols), "{} elements are not whole rows of {cols}", x.len());
+    assert!(
+        cols > 0 && x.len().is_multiple_of(cols),
+        "{} elements are not whole rows of {cols}",
+        x.len()
+    );
     x.len() / cols
 }
 

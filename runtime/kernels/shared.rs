@@ -16,7 +16,11 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     pub(super) fn new(slice: &'a mut [T]) -> Self {
-        Shared { start: slice.as_mut_ptr(), len: slice.len(), owner: PhantomData }
+        Shared {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            owner: PhantomData,
+        }
     }
 
     /// The first element, for parts that are no ranges: columns of a matrix.
@@ -54,7 +58,11 @@ mod tests {
                 let shares: Vec<_> = (0..n).map(|i| share(total, 4, i, n)).collect();
                 assert_eq!(shares[0].start, 0);
                 assert_eq!(shares[n - 1].end, total);
-                assert!(shares.windows(2).all(|w| w[0].end == w[1].start && w[0].end % 4 == 0 || w[0].end == total));
+                assert!(
+                    shares
+                        .windows(2)
+                        .all(|w| w[0].end == w[1].start && w[0].end % 4 == 0 || w[0].end == total)
+                );
             }
         }
     }

@@ -1,0 +1,425 @@
+//! Every compiled kernel against the scalar reference, with `==`: edge shapes, extremes, random cases.
+//!
+//! Iterates the variants of this build. One that this CPU cannot run is a printed SKIP, never silently dropped; the
+//! other architecture's levels run under emulation in CI.
+
+use half::f16;
+use proptest::prelude::*;
+use sterna::kernels::{AttentionRow, Heads, QuantRows, Variant, reference, variants};
+use sterna::machine::pool::Pool;
+use sterna::model::{Bytes, Dense, DenseType, Ternary};
+
+fn features() -> Vec<&'static str> {
+    let mut f = vec!["sse2"];
+    macro_rules! d { ($($n:tt)*) => { $(if is_x86_feature_detected!($n) { f.push($n); })* } }
+    d!("avx2" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512vnni");
+    f
+}
+
+/// The variants that this CPU runs, and a fixed set of pools.
+fn each(test: impl Fn(&'static Variant, &Pool)) {
+    let features = features();
+    for variant in variants() {
+        if !variant.runs_on(&features) {
+            println!("SKIP {}: this CPU lacks one of {:?}", variant.name, variant.features);
+            continue;
+        }
+        for threads in [1, 2, 3] {
+            test(variant, &Pool::new(threads));
+        }
+    }
+}
+
+/// A small deterministic generator: the tests' data must not change from run to run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    fn bytes(&mut self, n: usize) -> Vec<u8> {
+        (0..n).map(|_| self.next() as u8).collect()
+    }
+
+    /// Roughly normal, with an outlier now and then.
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n)
+            .map(|_| {
+                let sum: f32 = (0..4).map(|_| self.next() as f32 / (1u64 << 31) as f32 - 0.5).sum();
+                if self.next().is_multiple_of(97) {
+                    sum * 40.0
+                } else {
+                    sum
+                }
+            })
+            .collect()
+    }
+
+    fn halves(&mut self, n: usize) -> Vec<u16> {
+        self.floats(n).into_iter().map(|x| f16::from_f32(x).to_bits()).collect()
+    }
+}
+
+fn owned(bytes: Vec<u8>) -> Bytes {
+    let len = bytes.len();
+    Bytes::new(std::sync::Arc::new(bytes), 0..len).expect("its own range")
+}
+
+fn ternary(packed: Vec<u8>, cols: usize) -> Ternary {
+    let rows = packed.len() / (cols / 4);
+    Ternary {
+        packed: owned(packed),
+        rows,
+        cols,
+        scale: 0.731,
+    }
+}
+
+/// linear() of `variant` and of the reference, compared bit for bit.
+fn check_linear(variant: &Variant, pool: &Pool, matrices: &[Ternary], x: &QuantRows) {
+    let tokens = x.scales.len();
+    let mut outputs: Vec<Vec<f32>> = matrices.iter().map(|w| vec![f32::NAN; tokens * w.rows]).collect();
+    let mut jobs: Vec<_> = matrices.iter().zip(outputs.iter_mut().map(Vec::as_mut_slice)).collect();
+    variant.linear(pool, x, &mut jobs);
+    for (w, y) in matrices.iter().zip(&outputs) {
+        let mut acc = vec![0; w.rows];
+        for t in 0..tokens {
+            reference::i2s_gemv(&w.packed, &x.q[t * w.cols..][..w.cols], &mut acc);
+            for (r, &acc) in acc.iter().enumerate() {
+                let expected = reference::rescale(acc, x.scales[t], w.scale);
+                let got = y[t * w.rows + r];
+                assert!(
+                    got.to_bits() == expected.to_bits(),
+                    "{} {}x{} token {t} of {tokens} row {r}: {got} instead of {expected}",
+                    variant.name,
+                    w.rows,
+                    w.cols
+                );
+            }
+        }
+    }
+}
+
+fn quantized(q: Vec<i8>, cols: usize) -> QuantRows {
+    let sums = q
+        .chunks_exact(cols)
+        .map(|row| row.iter().map(|&v| i32::from(v)).sum())
+        .collect();
+    let scales = (0..q.len() / cols).map(|t| 3.0 + t as f32).collect();
+    QuantRows { q, scales, sums }
+}
+
+#[test]
+fn ternary_products_equal_the_reference_over_edge_shapes() {
+    each(|variant, pool| {
+        let mut random = Random(158);
+        for cols in [128, 256, 384, 1280, 1408, 2560, 6912] {
+            for rows in [1, 2, 3, 4, 5, 9, 67] {
+                for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 13, 25, 50] {
+                    if rows * cols * tokens > 2_000_000 {
+                        continue;
+                    }
+                    // Every byte value, so code 3 as well, which no valid file holds.
+                    let w = ternary(random.bytes(rows * cols / 4), cols);
+                    let x = quantized(random.bytes(tokens * cols).into_iter().map(|b| b as i8).collect(), cols);
+                    check_linear(variant, pool, &[w], &x);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn extremes_do_not_overflow() {
+    each(|variant, pool| {
+        let cols = 8192; // longer than any 16-bit accumulator could take without widening
+        // all -1, all 0, all +1, all the invalid code 3, alternating
+        for code in [0x00u8, 0x55, 0xaa, 0xff, 0x22, 0x88] {
+            for value in [i8::MIN, -127, -1, 0, 1, i8::MAX] {
+                for tokens in [1, 7] {
+                    let w = ternary(vec![code; 5 * cols / 4], cols);
+                    let x = quantized(vec![value; tokens * cols], cols);
+                    check_linear(variant, pool, &[w], &x);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn several_matrices_share_one_input_and_unaligned_data() {
+    each(|variant, pool| {
+        let mut random = Random(7);
+        let cols = 640;
+        let matrices: Vec<_> = [24, 6, 6]
+            .map(|rows| {
+                let offset = 1 + rows % 3; // a tensor need not start on a vector's boundary
+                let bytes = random.bytes(offset + rows * cols / 4);
+                let len = bytes.len();
+                let packed = Bytes::new(std::sync::Arc::new(bytes), offset..len).expect("in range");
+                Ternary {
+                    packed,
+                    rows,
+                    cols,
+                    scale: 1.5,
+                }
+            })
+            .into();
+        for tokens in [1, 9, 100] {
+            let x = quantized(random.bytes(tokens * cols).into_iter().map(|b| b as i8).collect(), cols);
+            check_linear(variant, pool, &matrices, &x);
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "left == right")]
+fn a_row_that_is_not_whole_blocks_is_refused() {
+    let w = Ternary {
+        packed: owned(vec![0; 32]),
+        rows: 1,
+        cols: 129,
+        scale: 1.0,
+    };
+    let x = quantized(vec![0; 129], 129);
+    variants()[variants().len() - 1].linear(&Pool::new(1), &x, &mut [(&w, &mut [0.0])]);
+}
+
+#[test]
+fn quantisation_equals_the_reference() {
+    each(|variant, pool| {
+        let mut random = Random(3);
+        let check = |x: &[f32], cols: usize| {
+            let mut out = QuantRows::default();
+            variant.quantize(pool, x, cols, &mut out);
+            for (t, x) in x.chunks_exact(cols).enumerate() {
+                let mut q = vec![0; cols];
+                let (scale, sum) = reference::quantize(x, &mut q);
+                assert_eq!(out.q[t * cols..][..cols], q, "{}", variant.name);
+                assert_eq!(
+                    (out.scales[t].to_bits(), out.sums[t]),
+                    (scale.to_bits(), sum),
+                    "{}",
+                    variant.name
+                );
+            }
+        };
+        for cols in [1, 15, 16, 17, 128, 2560, 6912] {
+            check(&random.floats(3 * cols), cols);
+        }
+        check(&vec![0.0; 128], 128);
+        check(&vec![f32::MIN_POSITIVE / 8.0; 128], 128);
+        check(&vec![f32::MAX; 128], 128);
+        // Ties: with max = 127 the scale is 1, and halves round to even.
+        let ties: Vec<f32> = (0..255).map(|i| i as f32 * 0.5 - 63.5).chain([127.0]).collect();
+        check(&ties, 256);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = random.floats(256);
+            x[200] = bad;
+            let mut out = QuantRows::default();
+            variant.quantize(pool, &x, 128, &mut out);
+            assert!(
+                out.scales[0].is_finite() && out.scales[1].is_nan() && out.sums[1] == 0,
+                "{}",
+                variant.name
+            );
+        }
+    });
+}
+
+#[test]
+fn row_kernels_equal_the_reference() {
+    each(|variant, pool| {
+        let mut random = Random(11);
+        for n in [1, 8, 16, 31, 64, 100, 2560, 6912] {
+            let (x, y) = (random.floats(3 * n), random.floats(3 * n));
+            let bits = |v: &[f32]| v.iter().map(|f| f.to_bits()).collect::<Vec<_>>();
+            let mut got = vec![0.0; 3 * n];
+            let mut expected = got.clone();
+
+            variant.rmsnorm(pool, &x, &y[..n], 1e-5, &mut got);
+            for (x, e) in x.chunks_exact(n).zip(expected.chunks_exact_mut(n)) {
+                reference::rmsnorm(x, &y[..n], 1e-5, e);
+            }
+            assert_eq!(bits(&got), bits(&expected), "rmsnorm {n} {}", variant.name);
+
+            variant.relu2_mul(pool, &x, &y, &mut got);
+            reference::relu2_mul(&x, &y, &mut expected);
+            assert_eq!(bits(&got), bits(&expected), "relu2_mul {n} {}", variant.name);
+
+            let mut sum = x.clone();
+            variant.add(&mut sum, &y);
+            let expected: Vec<f32> = x.iter().zip(&y).map(|(a, b)| a + b).collect();
+            assert_eq!(bits(&sum), bits(&expected), "add {n} {}", variant.name);
+
+            let mut rotated = random.floats(4 * n);
+            let mut expected = rotated.clone();
+            if n % 2 == 0 {
+                let (cos, sin) = (random.floats(n / 2), random.floats(n / 2));
+                variant.rope(&mut rotated, &cos, &sin);
+                expected
+                    .chunks_exact_mut(n)
+                    .for_each(|head| reference::rope(head, &cos, &sin));
+                assert_eq!(bits(&rotated), bits(&expected), "rope {n} {}", variant.name);
+            }
+        }
+    });
+}
+
+#[test]
+fn f16_rounding_is_exact_everywhere() {
+    each(|variant, _| {
+        // Every f16 value, the midpoints between neighbours and the floats beside those; then the ends of the range.
+        let mut x = Vec::new();
+        for h in 0..0x7c00u16 {
+            let (a, b) = (f16::from_bits(h).to_f32(), f16::from_bits(h + 1).to_f32());
+            let mid = if b.is_finite() { (a + b) / 2.0 } else { 65520.0 };
+            for v in [
+                a,
+                mid,
+                f32::from_bits(mid.to_bits() - 1),
+                f32::from_bits(mid.to_bits() + 1),
+            ] {
+                x.extend([v, -v]);
+            }
+        }
+        x.extend([
+            0.0,
+            -0.0,
+            65504.0,
+            65535.9,
+            65536.0,
+            1e10,
+            f32::MAX,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            1e-30,
+            5e-40,
+        ]);
+        let mut got = vec![0; x.len()];
+        variant.to_f16(&x, &mut got);
+        for (x, got) in x.iter().zip(got) {
+            assert_eq!(got, f16::from_f32(*x).to_bits(), "{x:e} {}", variant.name);
+        }
+    });
+}
+
+#[test]
+fn attention_equals_the_reference() {
+    each(|variant, pool| {
+        let mut random = Random(5);
+        for dim in [16, 32, 64, 80, 100, 128] {
+            for (len, capacity) in [(1, 1), (2, 4), (15, 16), (16, 16), (17, 40), (300, 301)] {
+                let heads = Heads { q: 4, kv: 2, dim };
+                let caches: Vec<_> = (0..2)
+                    .map(|_| (random.halves(2 * capacity * dim), random.halves(2 * capacity * dim)))
+                    .collect();
+                let q = random.floats(2 * 4 * dim);
+                let rows: Vec<_> = caches
+                    .iter()
+                    .map(|(k, v)| AttentionRow { k, v, len, capacity })
+                    .collect();
+                let mut got = vec![f32::NAN; q.len()];
+                variant.attention(pool, heads, &q, &rows, &mut got);
+                for (item, got) in got.chunks_exact(dim).enumerate() {
+                    let (k, v) = &caches[item / 4];
+                    let kv = item % 4 / 2 * capacity * dim;
+                    let mut expected = vec![0.0; dim];
+                    let scale = 1.0 / (dim as f32).sqrt();
+                    reference::attention(&q[item * dim..][..dim], &k[kv..], &v[kv..], len, scale, &mut expected);
+                    let same = got.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(
+                        same,
+                        "{} dim {dim} len {len} item {item}: {got:?} {expected:?}",
+                        variant.name
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn heads_equal_the_reference() {
+    let mut random = Random(23);
+    let mut block = |kind: DenseType, n: usize| match kind {
+        DenseType::F32 => random.floats(n).iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DenseType::F16 => random.halves(n).iter().flat_map(|x| x.to_le_bytes()).collect(),
+        // Scales must be finite: an exponent of all ones is not.
+        DenseType::Q8_0 | DenseType::Q6K => {
+            let mut bytes = random.bytes(kind.row_bytes(n));
+            let (size, at) = if kind == DenseType::Q8_0 { (34, 1) } else { (210, 209) };
+            bytes.iter_mut().skip(at).step_by(size).for_each(|b| *b &= 0xbb);
+            bytes
+        }
+    };
+    for kind in [DenseType::F32, DenseType::F16, DenseType::Q8_0, DenseType::Q6K] {
+        for cols in [256, 512, 2560] {
+            for (rows, tokens) in [(1, 1), (7, 1), (10, 3)] {
+                let w = Dense {
+                    data: owned(block(kind, rows * cols)),
+                    kind,
+                    rows,
+                    cols,
+                };
+                let x = Random(9).floats(tokens * cols);
+                each(|variant, pool| check_head(variant, pool, &w, &x));
+            }
+        }
+    }
+}
+
+fn check_head(variant: &Variant, pool: &Pool, w: &Dense, x: &[f32]) {
+    let tokens = x.len() / w.cols;
+    let mut got = vec![f32::NAN; tokens * w.rows];
+    variant.head(pool, w, x, &mut got);
+    let mut row = vec![0.0; w.cols];
+    for r in 0..w.rows {
+        variant.embed(w, r, &mut row);
+        for t in 0..tokens {
+            let mut x = x[t * w.cols..][..w.cols].to_vec();
+            if w.kind == DenseType::F16 {
+                x.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
+            }
+            let expected = reference::dot(row.iter().copied(), &x);
+            let got = got[t * w.rows + r];
+            assert!(
+                got.to_bits() == expected.to_bits(),
+                "{} {:?} row {r}: {got} {expected}",
+                variant.name,
+                w.kind
+            );
+        }
+    }
+}
+
+#[test]
+fn the_exponential_is_close_to_the_real_one() {
+    for i in 0..=870_000 {
+        let x = i as f32 * -1e-4;
+        let (got, real) = (f64::from(reference::exp(x)), f64::from(x).exp());
+        assert!((got - real).abs() <= real * 2e-7, "{x}: {got} {real}");
+    }
+    assert_eq!(reference::exp(0.0), 1.0);
+    assert_eq!(reference::exp(-87.5), 0.0);
+    assert_eq!(reference::exp(f32::NEG_INFINITY), 0.0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn ternary_products_equal_the_reference(rows in 1usize..40, blocks in 1usize..40, tokens in 1usize..40, seed: u64) {
+        each(|variant, pool| {
+            let mut random = Random(seed);
+            let w = ternary(random.bytes(rows * blocks * 32), blocks * 128);
+            let x = quantized(random.bytes(tokens * blocks * 128).into_iter().map(|b| b as i8).collect(), blocks * 128);
+            check_linear(variant, pool, &[w], &x);
+        });
+    }
+}
