@@ -81,7 +81,7 @@ impl KernelPlan {
         let mut levels: Vec<Isa> = if target.universal {
             of_arch.clone().collect()
         } else {
-            of_arch.clone().filter(fits).next_back().into_iter().collect()
+            of_arch.clone().rfind(fits).into_iter().collect()
         };
         levels.reverse();
         let Some(narrowest) = levels.last().copied() else {

@@ -316,13 +316,13 @@ fn recycle<'b>(mut rows: Vec<AttentionRow<'_>>) -> Vec<AttentionRow<'b>> {
 mod tests {
     use super::*;
     use crate::engine::testing;
-    use crate::kernels::ops::variants;
+    use crate::kernels::variants;
 
     /// The logits of every position of `tokens`, in passes of at most `chunk` rows.
     fn logits(threads: usize, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
         let model = testing::model();
         let mut caches = [KvCache::new(&model.config, tokens.len())];
-        let mut forward = Forward::new(model, &variants()[0], threads);
+        let mut forward = Forward::new(model, variants().last().expect("a variant"), threads);
         let mut all = Vec::new();
         for (c, tokens) in tokens.chunks(chunk).enumerate() {
             let rows = rows(0, c * chunk, tokens);
@@ -367,7 +367,7 @@ mod tests {
         let alone = (logits(1, &TOKENS, 9), logits(1, &others, 4));
         // Two sequences side by side: decode rows of one beside the prompt of the other, in another cache order.
         let mut caches = [KvCache::new(&model.config, 4), KvCache::new(&model.config, 30)];
-        let mut forward = Forward::new(model, &variants()[0], 2);
+        let mut forward = Forward::new(model, variants().last().expect("a variant"), 2);
         let first = [rows(1, 0, &TOKENS[..6]), rows(0, 0, &others[..1])].concat();
         let second = [rows(0, 1, &others[1..]), rows(1, 6, &TOKENS[6..])].concat();
         let output = forward.pass(&mut caches, &first);
@@ -383,7 +383,7 @@ mod tests {
         let expected = logits(1, &TOKENS, 9);
         let model = testing::model();
         let mut caches = [KvCache::new(&model.config, 9)];
-        let mut forward = Forward::new(model, &variants()[0], 1);
+        let mut forward = Forward::new(model, variants().last().expect("a variant"), 1);
         let mut rows = rows(0, 0, &TOKENS);
         rows.iter_mut()
             .for_each(|row| row.logits = [2, 8].contains(&row.position));
@@ -397,7 +397,7 @@ mod tests {
     fn the_cache_of_an_earlier_sequence_leaves_no_trace() {
         let model = testing::model();
         let mut caches = [KvCache::new(&model.config, 9)];
-        let mut forward = Forward::new(model, &variants()[0], 1);
+        let mut forward = Forward::new(model, variants().last().expect("a variant"), 1);
         forward.pass(&mut caches, &rows(0, 0, &[11; 9]));
         let output = forward.pass(&mut caches, &rows(0, 0, &TOKENS));
         assert_eq!(output.logits(8).unwrap(), logits(1, &TOKENS, 9)[8]);
@@ -408,7 +408,7 @@ mod tests {
         // Token 0's embedding is infinite, token 1's is not a number.
         let model = testing::model_with_broken_embedding();
         let mut caches = [0, 1, 2].map(|_| KvCache::new(&model.config, 4));
-        let mut forward = Forward::new(model, &variants()[0], 2);
+        let mut forward = Forward::new(model, variants().last().expect("a variant"), 2);
         let mut rows = [rows(0, 0, &[0]), rows(1, 0, &[5]), rows(2, 0, &[1])].concat();
         rows.iter_mut().for_each(|row| row.logits = false);
         let output = forward.pass(&mut caches, &rows);
@@ -426,7 +426,7 @@ mod tests {
         for scale in [f32::MAX, f32::INFINITY, f32::NAN] {
             let model = testing::model_with_scale(scale);
             let mut caches = [KvCache::new(&model.config, 4)];
-            let mut forward = Forward::new(model, &variants()[0], 1);
+            let mut forward = Forward::new(model, variants().last().expect("a variant"), 1);
             assert_eq!(
                 forward.pass(&mut caches, &rows(0, 0, &[5])).check(0),
                 Err(NonFinite),
