@@ -6,19 +6,13 @@
 use half::f16;
 use proptest::prelude::*;
 use sterna::kernels::{AttentionRow, Heads, QuantRows, Variant, reference, variants};
+use sterna::machine::cpu::Machine;
 use sterna::machine::pool::Pool;
 use sterna::model::{Bytes, Dense, DenseType, Ternary};
 
-fn features() -> Vec<&'static str> {
-    let mut f = vec!["sse2"];
-    macro_rules! d { ($($n:tt)*) => { $(if is_x86_feature_detected!($n) { f.push($n); })* } }
-    d!("avx2" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512vnni");
-    f
-}
-
 /// The variants that this CPU runs, and a fixed set of pools.
 fn each(test: impl Fn(&'static Variant, &Pool)) {
-    let features = features();
+    let features = Machine::detect().features;
     for variant in variants() {
         if !variant.runs_on(&features) {
             println!("SKIP {}: this CPU lacks one of {:?}", variant.name, variant.features);
