@@ -97,6 +97,11 @@ fn field(cpuinfo: &str, key: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
+pub fn names() -> Vec<&'static str> {
+    FEATURES.iter().map(|row| row.0).collect()
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

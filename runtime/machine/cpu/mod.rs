@@ -127,6 +127,15 @@ impl Caches {
     }
 }
 
+/// Every feature that detection can name, for the test that holds these names against the generator's.
+#[cfg(test)]
+pub fn known_features() -> Vec<&'static str> {
+    let mut names = arm::names();
+    #[cfg(target_arch = "x86_64")]
+    names.extend(x86::names());
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -179,6 +179,11 @@ fn microarchitecture(vendor: &str, family: u8, model: u8, stepping: u8) -> Optio
 }
 
 #[cfg(test)]
+pub fn names() -> Vec<&'static str> {
+    FEATURES.iter().map(|row| row.0).collect()
+}
+
+#[cfg(test)]
 mod tests {
     use raw_cpuid::CpuIdResult;
 

@@ -1,0 +1,25 @@
+//! Sterna's build commands, one verb a file; `main.rs` only parses the command line.
+//!
+//! ```text
+//! detect -> images/targets/NAME.toml -> targets -> compile -> oci -> target/images/TAG -> push
+//! ```
+//!
+//! Nothing here links the runtime: `cpu` is the runtime's machine detection, included as source.
+
+pub mod ci;
+pub mod detect;
+pub mod machine;
+pub mod targets;
+pub mod test;
+pub mod workspace;
+
+#[path = "../../runtime/machine/cpu/mod.rs"]
+pub mod cpu;
+
+/// Writes a command's result to standard output. A reader that has gone (`| head`) is an error like any other,
+/// for `main` to end quietly on; `println!` would panic.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
