@@ -57,7 +57,9 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{} files in {}", files.len(), output.display());
         return Ok(());
     }
-    let stale = goldens()?.into_iter().filter(|(path, text)| std::fs::read_to_string(path).ok().as_ref() != Some(text));
+    let stale = goldens()?
+        .into_iter()
+        .filter(|(path, text)| std::fs::read_to_string(path).ok().as_ref() != Some(text));
     let stale: Vec<_> = stale.collect();
     let names: Vec<_> = stale.iter().map(|(path, _)| path.display().to_string()).collect();
     if args.check && !stale.is_empty() {
@@ -85,7 +87,10 @@ fn goldens() -> Result<Vec<(PathBuf, String)>> {
         goldens.push((folder.join(path), text));
     }
     for &target in PLANS {
-        goldens.push((folder.join(format!("plan-{target}.json")), KernelPlan::new(&resolve(target)?)?.to_json()));
+        goldens.push((
+            folder.join(format!("plan-{target}.json")),
+            KernelPlan::new(&resolve(target)?)?.to_json(),
+        ));
     }
     Ok(goldens)
 }
@@ -110,7 +115,11 @@ mod tests {
     fn the_goldens_are_what_the_templates_give() {
         for (path, text) in super::goldens().unwrap() {
             let committed = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(committed == text, "{}: run `cargo xtask codegen`, review the diff, commit it", path.display());
+            assert!(
+                committed == text,
+                "{}: run `cargo xtask codegen`, review the diff, commit it",
+                path.display()
+            );
         }
     }
 }

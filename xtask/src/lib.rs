@@ -7,6 +7,7 @@
 //! Nothing here links the runtime: `cpu` is the runtime's machine detection, included as source.
 
 pub mod ci;
+pub mod codegen;
 pub mod detect;
 pub mod machine;
 pub mod targets;

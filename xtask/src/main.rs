@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use xtask::{ci, detect, test};
+use xtask::{ci, codegen, detect, test};
 
 /// Sterna's build commands: from a description of a machine to a container image made for it.
 ///
@@ -14,6 +14,7 @@ use xtask::{ci, detect, test};
 enum Verb {
     /// Run every check that a change must pass
     Ci(ci::Args),
+    Codegen(codegen::Args),
     Detect(detect::Args),
     /// Run every test, with debug assertions
     Test,
@@ -22,6 +23,7 @@ enum Verb {
 fn main() -> ExitCode {
     let done = match Verb::parse() {
         Verb::Ci(args) => ci::run(&args),
+        Verb::Codegen(args) => codegen::run(&args),
         Verb::Detect(args) => detect::run(&args),
         Verb::Test => test::run(),
     };

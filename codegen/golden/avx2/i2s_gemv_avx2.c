@@ -1,0 +1,58 @@
+// y[r] = sum over c of code(r, c) * x[c] - x_sum: decode over I2_S, AVX2.
+//
+// Layout as in i2s_gemv_portable.c: the four fields of a 32-byte block are four runs of 32 consecutive weights, so
+// activations are read in their natural order.
+//
+//   bytes of a block   [ w0 | w32 | w64 | w96 ] x 32      >> 6, 4, 2, 0 and & 3 -> 32 codes (u8)
+//   vpmaddubsw         16 lanes of code * x + code * x    i16
+//   vpmaddwd with 1    8 lanes                            i32, every 10 blocks
+//
+// Overflow: |code * x| <= 3 * 128, two products and four fields a block: 10 blocks stay in i16.
+// The stream of weights is read once: it is prefetched 8192 bytes ahead.
+// Rendered from templates/i2s_gemv_avx2.c for avx2: edit the template, not this.
+#include <stddef.h>
+#include <stdint.h>
+
+void sterna_i2s_gemv__avx2(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols, int32_t *restrict y);
+
+#include <immintrin.h>
+
+// Sum of eight i32 lanes.
+static inline int32_t fold(__m256i v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+    return _mm_cvtsi128_si32(s);
+}
+
+
+void sterna_i2s_gemv__avx2(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows,
+                           size_t cols, int32_t *restrict y) {
+    const __m256i three = _mm256_set1_epi8(3), one = _mm256_set1_epi16(1);
+    const size_t blocks = cols / 128;
+    for (size_t r = 0; r < rows; r++) {
+        const int8_t *xb = x;
+        __m256i sum = _mm256_setzero_si256();
+        for (size_t b = 0; b < blocks;) {
+            const size_t end = blocks - b < 10 ? blocks : b + 10;
+            __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
+            for (; b < end; b++, w += 32, xb += 128) {
+                __builtin_prefetch(w + 8192);
+                const __m256i v = _mm256_loadu_si256((const __m256i *)w);
+                const __m256i c0 = _mm256_and_si256(_mm256_srli_epi16(v, 6), three);
+                const __m256i p0 = _mm256_maddubs_epi16(c0, _mm256_loadu_si256((const __m256i *)(xb + 0)));
+                const __m256i c1 = _mm256_and_si256(_mm256_srli_epi16(v, 4), three);
+                const __m256i p1 = _mm256_maddubs_epi16(c1, _mm256_loadu_si256((const __m256i *)(xb + 32)));
+                const __m256i c2 = _mm256_and_si256(_mm256_srli_epi16(v, 2), three);
+                const __m256i p2 = _mm256_maddubs_epi16(c2, _mm256_loadu_si256((const __m256i *)(xb + 64)));
+                const __m256i c3 = _mm256_and_si256(v, three);
+                const __m256i p3 = _mm256_maddubs_epi16(c3, _mm256_loadu_si256((const __m256i *)(xb + 96)));
+                even = _mm256_add_epi16(even, _mm256_add_epi16(p0, p2));
+                odd = _mm256_add_epi16(odd, _mm256_add_epi16(p1, p3));
+            }
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, one));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd, one));
+        }
+        y[r] = fold(sum) - x_sum;
+    }
+}
