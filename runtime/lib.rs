@@ -2,7 +2,8 @@
 //!
 //! One command's way through it: [`machine`] guards the CPU and sizes the thread pool, [`model`] maps and
 //! validates the GGUF file, [`text`] turns text into tokens and back, [`engine`] runs the forward pass over
-//! [`kernels`] and schedules requests, [`serve`] answers HTTP. `docs/ARCHITECTURE.md` states the invariants.
+//! [`kernels`] and schedules requests, [`serve`] answers HTTP
+//! as [`settings`] say. `docs/ARCHITECTURE.md` states the invariants.
 
 pub mod cli;
 pub mod engine;
@@ -10,4 +11,5 @@ pub mod kernels;
 pub mod machine;
 pub mod model;
 pub mod serve;
+pub mod settings;
 pub mod text;

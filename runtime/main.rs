@@ -1,2 +1,54 @@
 //! The command line's entry point, and the only place where an error becomes an exit code.
-fn main() {}
+
+use std::process::ExitCode;
+
+use sterna::cli::{Cli, Error};
+use sterna::kernels::{TAGS, TARGET};
+use sterna::machine::cpu::Machine;
+use sterna::machine::guard;
+use sterna::serve::ServeError;
+
+fn main() -> ExitCode {
+    let machine = Machine::detect();
+    // Before anything that could reach a kernel. `detect` reaches none, and is how to find the right image.
+    let detects = std::env::args_os().nth(1).is_some_and(|arg| arg == "detect");
+    if let Err(wrong) = guard::check(TARGET.features, &machine, TAGS)
+        && !detects
+    {
+        return fail(&wrong, sysexits::CONFIG);
+    }
+    match Cli::from_process().run(&machine) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, exit_code(&error)),
+    }
+}
+
+fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("sterna: {error}");
+    ExitCode::from(code)
+}
+
+/// 1 and 2 as everywhere, the others from sysexits.h; `sterna --help` lists them.
+mod sysexits {
+    pub const FAILURE: u8 = 1;
+    pub const USAGE: u8 = 2;
+    pub const DATA_ERROR: u8 = 65;
+    pub const NO_INPUT: u8 = 66;
+    pub const UNAVAILABLE: u8 = 69;
+    pub const IO_ERROR: u8 = 74;
+    pub const CONFIG: u8 = 78;
+}
+
+fn exit_code(error: &Error) -> u8 {
+    match error {
+        Error::Settings(_) => sysexits::USAGE,
+        Error::Healthcheck(_) => sysexits::FAILURE,
+        Error::Serve(error) => match error {
+            ServeError::InvalidModel(_) => sysexits::DATA_ERROR,
+            ServeError::NoModel { .. } => sysexits::NO_INPUT,
+            ServeError::Bind { .. } => sysexits::UNAVAILABLE,
+            ServeError::System(_) => sysexits::IO_ERROR,
+            ServeError::Config(_) => sysexits::CONFIG,
+        },
+    }
+}

@@ -1,1 +1,137 @@
-//! The subcommands, one a file.
+//! The command line: what there is to say, and which subcommand says it. One file a subcommand.
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::kernels::TARGET;
+use crate::machine::cpu::Machine;
+use crate::settings::{ServeArgs, VARIABLES};
+
+pub mod detect;
+pub mod healthcheck;
+pub mod serve;
+
+/// Runs BitNet b1.58 (ternary) language models on CPUs.
+///
+/// Without a subcommand it serves: `sterna --model model.gguf` is `sterna serve --model model.gguf`.
+#[derive(Debug, Parser)]
+#[command(name = "sterna", args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sterna                                     serve the .gguf file in /models on port 8080
+  sterna --model model.gguf --port 9000      serve another file on another port
+  MODEL_PATH=/m/model.gguf PORT=9000 sterna  the same, from the environment
+  sterna detect                              show this machine and the kernels that would run
+  sterna healthcheck                         exit 0 when the server on this machine is ready
+
+A flag beats its STERNA_ variable, which beats the other variables in the order listed.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 65 not a usable model, 66 no model, 69 address not available,
+74 input/output error, 78 this CPU cannot run this image.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a model over HTTP (the default)
+    Serve(Box<ServeArgs>),
+    /// Show this machine, its limits, and the kernels that would run
+    Detect(detect::DetectArgs),
+    /// Ask the server on this machine whether it is ready: exit 0 or 1
+    Healthcheck(healthcheck::HealthcheckArgs),
+}
+
+/// What a subcommand can fail with; `main` turns it into an exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting that cannot be used.
+    #[error(transparent)]
+    Settings(#[from] crate::settings::SettingsError),
+    /// The server could not start or go on.
+    #[error(transparent)]
+    Serve(#[from] crate::serve::ServeError),
+    /// The server is not ready, or not there.
+    #[error(transparent)]
+    Healthcheck(#[from] healthcheck::NotReady),
+}
+
+impl Cli {
+    /// Parses the command line of this process. On a usage error, `--help` and `--version` it prints and exits.
+    pub fn from_process() -> Self {
+        let matches = Self::described().get_matches_from(std::env::args_os().map(long_spelling));
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The command with the environment variables of every setting in its help.
+    fn described() -> clap::Command {
+        let describe = |command: clap::Command| {
+            VARIABLES.iter().fold(command, |command, row| {
+                command.mut_arg(row.field, |arg| {
+                    let names: Vec<String> = row.names().collect();
+                    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                    arg.help(format!("{help} [env: {}]", names.join(", ")))
+                })
+            })
+        };
+        let version = format!("{} (target {})", env!("CARGO_PKG_VERSION"), TARGET.name);
+        describe(Self::command())
+            .version(version)
+            .mut_subcommand("serve", describe)
+    }
+
+    /// Runs the subcommand on `machine`, which is this one.
+    pub fn run(self, machine: &Machine) -> Result<(), Error> {
+        match self.command {
+            None => serve::run(self.serve, machine),
+            Some(Command::Serve(args)) => serve::run(*args, machine),
+            Some(Command::Detect(args)) => detect::run(args, machine),
+            Some(Command::Healthcheck(args)) => healthcheck::run(args),
+        }
+    }
+}
+
+/// llama-server's short options of two letters, which clap has no notion of, as long ones.
+fn long_spelling(arg: std::ffi::OsString) -> std::ffi::OsString {
+    if arg == "-np" { "--parallel".into() } else { arg }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::described().debug_assert();
+    }
+
+    #[test]
+    fn help_names_every_variable_of_every_setting() {
+        let help = Cli::described().render_long_help().to_string();
+        let unwrapped = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for name in VARIABLES.iter().flat_map(crate::settings::Variable::names) {
+            assert!(unwrapped.contains(&name), "{name} is not in\n{help}");
+        }
+    }
+
+    #[test]
+    fn serving_is_the_default_and_llama_server_spellings_work() {
+        let parse = |line: &str| {
+            let args = line.split(' ').map(|arg| long_spelling(arg.into()));
+            Cli::from_arg_matches(&Cli::described().try_get_matches_from(args).unwrap()).unwrap()
+        };
+        let llama = "-m m.gguf -c 512 -b 64 -t 2 --host 127.0.0.1 --port 9 -np 3 -a name --mlock --no-mmap";
+        let bare = parse(&format!("sterna {llama}"));
+        let Some(Command::Serve(named)) = parse(&format!("sterna serve {llama}")).command else {
+            panic!("serve is a subcommand");
+        };
+        assert!(bare.command.is_none());
+        assert_eq!(format!("{:?}", bare.serve), format!("{named:?}"));
+        assert_eq!(
+            (named.parallel, named.ctx_size, named.mlock, named.no_mmap),
+            (Some(3), Some(512), Some(true), Some(true))
+        );
+    }
+}

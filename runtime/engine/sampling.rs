@@ -70,7 +70,8 @@ impl Sampling {
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error("{name} must be {range}, not {value}")]
 pub struct InvalidSampling {
-    name: &'static str,
+    /// The parameter, as requests spell it.
+    pub name: &'static str,
     value: f32,
     range: &'static str,
 }

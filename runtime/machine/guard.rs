@@ -89,7 +89,7 @@ pub fn check(required: &[&str], machine: &Machine, tags: &[Tag<'_>]) -> Result<(
 }
 
 /// Of the tags that run on the machine, the one with the most features, and of equals the first.
-fn best_tag<'a>(machine: &Machine, tags: &[Tag<'a>]) -> Option<&'a str> {
+pub fn best_tag<'a>(machine: &Machine, tags: &[Tag<'a>]) -> Option<&'a str> {
     let runs = |tag: &&Tag<'a>| tag.1 == machine.arch && tag.2.iter().all(|f| machine.has(f));
     let most = tags.iter().filter(runs).map(|tag| tag.2.len()).max()?;
     tags.iter()

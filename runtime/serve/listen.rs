@@ -1,0 +1,93 @@
+//! The accept loop: connections with limits and time-outs, and a shutdown that lets them finish.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// Most connections at a time; more wait in the kernel's backlog.
+const CONNECTIONS_MAX: usize = 1024;
+/// Longest time for the head of a request, and longest idle time between requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest head of a request.
+const HEAD_MAX_BYTES: usize = 64 << 10;
+
+/// A listening socket and the connections that came from it.
+pub struct Server {
+    listener: TcpListener,
+    routes: Router,
+    connections: GracefulShutdown,
+}
+
+impl Server {
+    /// Serves `routes` on `listener`, as soon as [`Server::accept`] is polled.
+    pub fn new(listener: TcpListener, routes: Router) -> Self {
+        Server {
+            listener,
+            routes,
+            connections: GracefulShutdown::new(),
+        }
+    }
+
+    /// Accepts connections for as long as it is polled.
+    pub async fn accept(&self) -> Infallible {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_MAX_BYTES);
+        loop {
+            let slot = slots
+                .clone()
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
+            let stream = accept(&self.listener).await;
+            let service = TowerToHyperService::new(self.routes.clone());
+            let connection = self
+                .connections
+                .watch(http.serve_connection(TokioIo::new(stream), service));
+            tokio::spawn(async move {
+                // An error here is the client's: it went away or did not speak HTTP.
+                if let Err(error) = connection.await {
+                    tracing::debug!("connection ended: {error}");
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    /// Refuses new connections, closes idle ones at once, and resolves when the others are done.
+    pub async fn close(self) {
+        drop(self.listener);
+        self.connections.shutdown().await;
+    }
+}
+
+/// The next connection. Errors of one connection are its own; without file descriptors we wait for some.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Tokens are small packets that must not wait for each other; failing only makes them late.
+                stream.set_nodelay(true).ok();
+                return stream;
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {}
+                _ => {
+                    tracing::warn!("cannot accept connections: {error}");
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+            },
+        }
+    }
+}

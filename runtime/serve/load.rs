@@ -1,0 +1,129 @@
+//! Getting the model: waiting for its file, opening it, starting the engine. Runs on a thread of its own, so that
+//! `/health` answers from the first moment.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::engine::{Engine, EngineConfig};
+use crate::model::gguf::Gguf;
+use crate::model::{MapOptions, Model, ModelError, Opened};
+use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError};
+
+use super::ServeError;
+use super::state::{App, Loaded, Phase};
+
+/// Time between looks at the file.
+const POLL: Duration = Duration::from_millis(250);
+/// An invalid file that was written to within this time may still be being copied.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Waits for the model and makes it answer. Tells the phase to `app` as it goes, except for the last one.
+pub fn load(app: &App) -> Result<Loaded, ServeError> {
+    let settings = &app.settings;
+    let options = MapOptions {
+        mmap: settings.mmap,
+        mlock: settings.mlock,
+    };
+    let opened = wait_for_model(app, &settings.model, options)?;
+    app.phase.send_replace(Phase::Loading);
+
+    let began = Instant::now();
+    let Opened { path, gguf, model } = opened;
+    let invalid = |error: TokenizerError| ServeError::InvalidModel(format!("{}: {error}", path.display()));
+    let tokenizer = Tokenizer::from_gguf(&gguf, settings.tokenizer_pre.as_deref()).map_err(invalid)?;
+    let template = chat_template(settings.chat_template.as_deref(), &gguf, &tokenizer)?;
+    let tokenizer = Arc::new(tokenizer);
+    let trained = model.config.context;
+    let context = settings.context.unwrap_or(trained).min(trained);
+    let model = Arc::new(model);
+    let engine = Engine::start(
+        model.clone(),
+        tokenizer.clone(),
+        app.kernels,
+        EngineConfig {
+            threads: app.threads,
+            context,
+            parallel: settings.parallel,
+            queue: settings.queue,
+            batch: settings.batch,
+        },
+    );
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let id = settings.alias.clone().unwrap_or_else(|| stem.clone());
+    tracing::info!(model = id, path = %path.display(), context, ms = began.elapsed().as_millis() as u64, "model loaded");
+    Ok(Loaded {
+        id,
+        names: vec![stem, file, model.config.name.clone()],
+        bytes: model.mapping.as_ref().as_ref().len() as u64,
+        path,
+        model,
+        tokenizer,
+        template,
+        context,
+        engine,
+    })
+}
+
+/// The template that was asked for, or the model's; a model without a usable one still completes plain prompts.
+fn chat_template(
+    asked: Option<&str>,
+    gguf: &Gguf,
+    tokenizer: &Tokenizer,
+) -> Result<Result<ChatTemplate, TemplateError>, ServeError> {
+    let source = match asked {
+        // Jinja has braces, a path has none that anybody wants.
+        Some(path) if !path.contains('{') => Some(
+            std::fs::read_to_string(path)
+                .map_err(|error| ServeError::Config(format!("cannot read the chat template {path}: {error}")))?,
+        ),
+        inline => inline.map(str::to_owned),
+    };
+    match ChatTemplate::from_gguf(gguf, tokenizer, source.as_deref()) {
+        Err(error) if asked.is_some() => Err(ServeError::Config(error.to_string())),
+        Err(error) => {
+            tracing::warn!("no chat: {error}");
+            Ok(Err(error))
+        }
+        template => Ok(template),
+    }
+}
+
+/// Opens the model as soon as that is possible. A missing file, and an invalid one that is still being written, are
+/// waited for; the time-out ends both.
+fn wait_for_model(app: &App, path: &Path, options: MapOptions) -> Result<Opened, ServeError> {
+    let deadline = Instant::now() + app.settings.model_wait_timeout;
+    let mut said = String::new();
+    loop {
+        let why = match Model::open(path, options) {
+            Ok(opened) => return Ok(opened),
+            Err(error @ ModelError::SeveralModels { .. }) => return Err(ServeError::Config(error.to_string())),
+            Err(ModelError::Invalid { path, reason }) if settled(&path) => {
+                return Err(ServeError::InvalidModel(format!("{}: {reason}", path.display())));
+            }
+            Err(error @ ModelError::Invalid { .. }) => format!("perhaps still being copied: {error}"),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= deadline {
+            return Err(ServeError::NoModel {
+                waited: app.settings.model_wait_timeout,
+                why,
+            });
+        }
+        if why != said {
+            tracing::warn!("waiting for a model: {why}");
+            said.clone_from(&why);
+        }
+        app.phase.send_replace(Phase::Waiting(why));
+        thread::sleep(POLL.min(deadline.saturating_duration_since(Instant::now())));
+    }
+}
+
+/// True when nobody wrote to the file for a while: it will not become valid by waiting.
+fn settled(path: &Path) -> bool {
+    let modified = std::fs::metadata(path).and_then(|meta| meta.modified());
+    // A time in the future is a skewed clock of a network file system: the time-out decides then.
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > SETTLED))
+}

@@ -1,0 +1,286 @@
+//! The OpenAI API: `/v1/chat/completions` and `/v1/completions`.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::post;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::engine::{FinishReason, Stats};
+use crate::text::Message;
+
+use super::body::{JsonObject, json_response};
+use super::error::ApiError;
+use super::generate::{End, Format, Generation, Prompt, sse, timings};
+use super::options::{Defaults, Options};
+use super::prompt::read_prompt;
+use super::state::App;
+use super::{FINGERPRINT, random_u64};
+
+pub fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
+}
+
+#[derive(Deserialize)]
+struct Common {
+    model: Option<String>,
+    stream_options: Option<StreamOptions>,
+}
+
+#[derive(Deserialize, Default)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+async fn chat(State(app): State<Arc<App>>, body: JsonObject) -> Result<Response, ApiError> {
+    let prompt = Prompt::Chat(read_messages(&body)?);
+    answer(&app, &body, prompt, Kind::Chat).await
+}
+
+async fn completions(State(app): State<Arc<App>>, body: JsonObject) -> Result<Response, ApiError> {
+    let prompt = read_prompt(&body)?;
+    answer(&app, &body, prompt, Kind::Text).await
+}
+
+async fn answer(app: &App, body: &JsonObject, prompt: Prompt, kind: Kind) -> Result<Response, ApiError> {
+    let options = Options::read(body, &Defaults::LLAMA)?;
+    let common: Common = body.read()?;
+    let loaded = app.loaded()?;
+    loaded.check_name(common.model.as_deref())?;
+    let stream = options.stream;
+    let include_usage = common.stream_options.unwrap_or_default().include_usage.unwrap_or(false);
+    let generation = Generation::start(app, &loaded, prompt, options).await?;
+    let writer = Writer::new(kind, loaded.id.clone(), include_usage);
+    if stream {
+        return Ok(generation.stream(writer));
+    }
+    let output = generation.collect().await?;
+    let text = output.text;
+    let content = match kind {
+        Kind::Chat => (
+            "message",
+            json!({"role": "assistant", "content": text, "refusal": null}),
+        ),
+        Kind::Text => ("text", text.into()),
+    };
+    let mut response = writer.envelope(kind.object(), json!([choice(content, Some(output.reason))]));
+    response["usage"] = usage(&output.stats);
+    response["timings"] = timings(&output.stats);
+    Ok(json_response(StatusCode::OK, &response))
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    messages: Vec<WireMessage>,
+}
+
+#[derive(Deserialize)]
+struct WireMessage {
+    role: String,
+    content: Option<Content>,
+    tool_calls: Option<Vec<Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a string or a list of content parts is needed")]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    r#type: String,
+    text: Option<String>,
+}
+
+fn read_messages(body: &JsonObject) -> Result<Vec<Message>, ApiError> {
+    let chat: Chat = body.read()?;
+    if chat.messages.is_empty() {
+        return Err(ApiError::invalid("messages", "`messages` is empty: send at least one"));
+    }
+    chat.messages
+        .into_iter()
+        .enumerate()
+        .map(|(i, message)| read_message(i, message))
+        .collect()
+}
+
+fn read_message(index: usize, message: WireMessage) -> Result<Message, ApiError> {
+    let refuse = |field: &str, message: String| {
+        let field = format!("messages[{index}].{field}");
+        Err(ApiError::invalid(&field, format!("`{field}` {message}")))
+    };
+    let role = match message.role.as_str() {
+        "system" | "user" | "assistant" | "tool" => message.role,
+        // The newer name of the same role.
+        "developer" => "system".to_owned(),
+        other => return refuse("role", format!("is `{other}`: use system, user, assistant or tool")),
+    };
+    if message.tool_calls.is_some_and(|calls| !calls.is_empty()) {
+        return refuse("tool_calls", "is not supported by this server: leave it out".to_owned());
+    }
+    let content = match message.content {
+        Some(Content::Text(text)) => text,
+        Some(Content::Parts(parts)) => {
+            let mut texts = String::new();
+            for part in parts {
+                match (part.r#type.as_str(), part.text) {
+                    ("text", Some(text)) => texts.push_str(&text),
+                    ("text", None) => return refuse("content", "has a text part without `text`".to_owned()),
+                    (other, _) => return refuse("content", format!("has a part of type `{other}`: use text only")),
+                }
+            }
+            texts
+        }
+        None => return refuse("content", "is missing: a string is needed".to_owned()),
+    };
+    Ok(Message { role, content })
+}
+
+/// Which of the two endpoints.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Chat,
+    Text,
+}
+
+impl Kind {
+    fn object(self) -> &'static str {
+        match self {
+            Kind::Chat => "chat.completion",
+            Kind::Text => "text_completion",
+        }
+    }
+
+    /// The object name of one event of a stream.
+    fn chunk_object(self) -> &'static str {
+        match self {
+            Kind::Chat => "chat.completion.chunk",
+            Kind::Text => "text_completion",
+        }
+    }
+}
+
+/// Writes responses and events that all carry the same id.
+struct Writer {
+    kind: Kind,
+    id: String,
+    created: u64,
+    model: String,
+    include_usage: bool,
+}
+
+impl Writer {
+    fn new(kind: Kind, model: String, include_usage: bool) -> Self {
+        let prefix = match kind {
+            Kind::Chat => "chatcmpl",
+            Kind::Text => "cmpl",
+        };
+        let id = format!("{prefix}-{:016x}{:016x}", random_u64(), random_u64());
+        let created = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        Writer {
+            kind,
+            id,
+            created,
+            model,
+            include_usage,
+        }
+    }
+
+    fn envelope(&self, object: &str, choices: Value) -> Value {
+        json!({
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        })
+    }
+
+    fn chunk(&self, choices: Value) -> Value {
+        let mut chunk = self.envelope(self.kind.chunk_object(), choices);
+        if self.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    fn text_chunk(&self, text: &str) -> String {
+        let content = match self.kind {
+            Kind::Chat => ("delta", json!({"content": text})),
+            Kind::Text => ("text", text.into()),
+        };
+        if text.is_empty() {
+            String::new()
+        } else {
+            sse(&self.chunk(json!([choice(content, None)])))
+        }
+    }
+}
+
+impl Format for Writer {
+    fn begin(&mut self) -> String {
+        match self.kind {
+            Kind::Chat => {
+                let role = json!({"role": "assistant", "content": ""});
+                sse(&self.chunk(json!([choice(("delta", role), None)])))
+            }
+            Kind::Text => String::new(),
+        }
+    }
+
+    fn token(&mut self, _id: u32, text: &str) -> String {
+        self.text_chunk(text)
+    }
+
+    fn end(&mut self, end: &End) -> String {
+        let nothing = match self.kind {
+            Kind::Chat => ("delta", json!({})),
+            Kind::Text => ("text", "".into()),
+        };
+        let mut last = self.chunk(json!([choice(nothing, Some(end.reason))]));
+        last["timings"] = timings(&end.stats);
+        let mut events = self.text_chunk(&end.text) + &sse(&last);
+        if self.include_usage {
+            let mut counts = self.chunk(json!([]));
+            counts["usage"] = usage(&end.stats);
+            events += &sse(&counts);
+        }
+        events + "data: [DONE]\n\n"
+    }
+}
+
+/// The only choice: the field that differs between endpoints, and the reason when it is the end.
+fn choice((field, content): (&str, Value), reason: Option<FinishReason>) -> Value {
+    let reason = reason.map(|reason| match reason {
+        FinishReason::Eos | FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    });
+    json!({"index": 0, field: content, "logprobs": null, "finish_reason": reason})
+}
+
+fn usage(stats: &Stats) -> Value {
+    let &Stats {
+        prompt_tokens,
+        generated_tokens,
+        ..
+    } = stats;
+    json!({
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": generated_tokens,
+        "total_tokens": prompt_tokens + generated_tokens,
+    })
+}
