@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
+use sterna::cli::common::CommandError;
 use sterna::cli::{Cli, Error};
+use sterna::engine::StartError;
 use sterna::kernels::{TAGS, TARGET};
 use sterna::machine::cpu::Machine;
 use sterna::machine::guard;
+use sterna::model::ModelError;
 use sterna::serve::ServeError;
 
 fn main() -> ExitCode {
@@ -43,6 +46,19 @@ fn exit_code(error: &Error) -> u8 {
     match error {
         Error::Settings(_) => sysexits::USAGE,
         Error::Healthcheck(_) => sysexits::FAILURE,
+        Error::Model(error) => match error {
+            CommandError::Model(ModelError::Invalid { .. })
+            | CommandError::Tokenizer(_)
+            | CommandError::Template(_) => sysexits::DATA_ERROR,
+            CommandError::Model(_) => sysexits::NO_INPUT,
+            CommandError::Kernels(_) | CommandError::Start(StartError::Memory(_)) => sysexits::CONFIG,
+            CommandError::File { .. } | CommandError::Stdio(_) => sysexits::IO_ERROR,
+            CommandError::Start(_)
+            | CommandError::Submit(_)
+            | CommandError::Pass(_)
+            | CommandError::Generation(_)
+            | CommandError::Render(_) => sysexits::FAILURE,
+        },
         Error::Serve(error) => match error {
             ServeError::InvalidModel(_) => sysexits::DATA_ERROR,
             ServeError::NoModel { .. } => sysexits::NO_INPUT,

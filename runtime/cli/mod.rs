@@ -6,8 +6,11 @@ use crate::kernels::TARGET;
 use crate::machine::cpu::Machine;
 use crate::settings::{ServeArgs, VARIABLES};
 
+pub mod common;
 pub mod detect;
 pub mod healthcheck;
+pub mod logits;
+pub mod run;
 pub mod serve;
 
 /// Runs BitNet b1.58 (ternary) language models on CPUs.
@@ -27,6 +30,7 @@ Examples:
   sterna                                     serve the .gguf file in /models on port 8080
   sterna --model model.gguf --port 9000      serve another file on another port
   MODEL_PATH=/m/model.gguf PORT=9000 sterna  the same, from the environment
+  sterna run model.gguf \"Once upon a\"        continue a text
   sterna detect                              show this machine and the kernels that would run
   sterna healthcheck                         exit 0 when the server on this machine is ready
 
@@ -38,6 +42,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 65 not a usable model, 66 no model,
 enum Command {
     /// Serve a model over HTTP (the default)
     Serve(Box<ServeArgs>),
+    /// Continue a prompt, or chat when there is none and standard input is a terminal
+    Run(run::RunArgs),
+    /// Write the raw logits after a sequence of tokens, for conformance tests
+    Logits(logits::LogitsArgs),
     /// Show this machine, its limits, and the kernels that would run
     Detect(detect::DetectArgs),
     /// Ask the server on this machine whether it is ready: exit 0 or 1
@@ -53,6 +61,9 @@ pub enum Error {
     /// The server could not start or go on.
     #[error(transparent)]
     Serve(#[from] crate::serve::ServeError),
+    /// A model could not be run.
+    #[error(transparent)]
+    Model(#[from] common::CommandError),
     /// The server is not ready, or not there.
     #[error(transparent)]
     Healthcheck(#[from] healthcheck::NotReady),
@@ -87,6 +98,8 @@ impl Cli {
         match self.command {
             None => serve::run(self.serve, machine),
             Some(Command::Serve(args)) => serve::run(*args, machine),
+            Some(Command::Run(args)) => Ok(run::run(args, machine)?),
+            Some(Command::Logits(args)) => Ok(logits::run(args, machine)?),
             Some(Command::Detect(args)) => detect::run(args, machine),
             Some(Command::Healthcheck(args)) => healthcheck::run(args),
         }

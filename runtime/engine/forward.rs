@@ -29,6 +29,22 @@ pub struct Row {
 #[error("the model produced a non-finite value: its weights or scales are damaged, get the file again")]
 pub struct NonFinite;
 
+/// The mapped file changed under the pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the model file was changed or cut short while it was in use: restart with a complete file")]
+pub struct Lost;
+
+/// Why there is no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PassError {
+    /// Of one row.
+    #[error(transparent)]
+    NonFinite(#[from] NonFinite),
+    /// Of all rows, from now on.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+}
+
 /// A model with what one thread needs to run it.
 pub struct Forward {
     model: Arc<Model>,
@@ -84,9 +100,9 @@ pub struct Output<'a> {
     vocab: usize,
 }
 
-impl Output<'_> {
+impl<'a> Output<'a> {
     /// The logits (vocab) of a row that wanted them.
-    pub fn logits(&self, row: usize) -> Result<&[f32], NonFinite> {
+    pub fn logits(&self, row: usize) -> Result<&'a [f32], NonFinite> {
         self.check(row)?;
         let at = self
             .scratch
@@ -132,17 +148,21 @@ impl Forward {
     }
 
     /// Processes `rows`, at least one. Their keys and values go into `caches`.
-    pub fn pass(&mut self, caches: &mut [KvCache], rows: &[Row]) -> Output<'_> {
+    pub fn pass(&mut self, caches: &mut [KvCache], rows: &[Row]) -> Result<Output<'_>, Lost> {
         self.embed(rows);
         for layer in 0..self.model.layers.len() {
             self.attention_block(layer, caches, rows);
             self.ffn_block(layer, rows.len());
         }
         self.head(rows);
-        Output {
+        // Bytes of a page that is gone read as zero: whatever was computed with them is wrong.
+        if self.model.mapping.lost() {
+            return Err(Lost);
+        }
+        Ok(Output {
             scratch: &self.scratch,
             vocab: self.model.config.vocab,
-        }
+        })
     }
 
     /// x = token_embd\[token\]; and the rows' RoPE angles, which all layers share.
@@ -165,8 +185,6 @@ impl Forward {
                 sin[r * half + i] = sine as f32;
             }
         }
-        s.broken.clear();
-        s.broken.resize(rows.len(), false);
     }
 
     /// x += Wo rms(attention(rope(Wq h), rope(Wk h), Wv h)), h = rms(x).
@@ -188,7 +206,6 @@ impl Forward {
         let v = grow(&mut s.v, n * kv_width);
         let h = grow(&mut s.normed, n * config.hidden);
         kernels.rmsnorm(pool, x, &layer.attn_norm, eps, h);
-        drop_non_finite(h, &mut s.broken);
         kernels.quantize(pool, h, config.hidden, &mut s.quant);
         kernels.linear(
             pool,
@@ -215,7 +232,6 @@ impl Forward {
 
         let h = grow(&mut s.normed, n * q_width);
         kernels.rmsnorm(pool, mixed, &layer.attn_sub_norm, eps, h);
-        drop_non_finite(h, &mut s.broken);
         kernels.quantize(pool, h, q_width, &mut s.quant);
         add_linear(kernels, pool, &s.quant, &layer.attn_output, &mut s.delta, x);
     }
@@ -231,7 +247,6 @@ impl Forward {
         let up = grow(&mut s.up, n * config.ffn);
         let h = grow(&mut s.normed, n * config.hidden);
         kernels.rmsnorm(pool, x, &layer.ffn_norm, eps, h);
-        drop_non_finite(h, &mut s.broken);
         kernels.quantize(pool, h, config.hidden, &mut s.quant);
         kernels.linear(pool, &s.quant, &mut [(&layer.ffn_gate, gate), (&layer.ffn_up, up)]);
 
@@ -239,15 +254,20 @@ impl Forward {
         kernels.relu2_mul(pool, gate, up, inner);
         let h = grow(&mut s.normed, n * config.ffn);
         kernels.rmsnorm(pool, inner, &layer.ffn_sub_norm, eps, h);
-        drop_non_finite(h, &mut s.broken);
         kernels.quantize(pool, h, config.ffn, &mut s.quant);
         add_linear(kernels, pool, &s.quant, &layer.ffn_down, &mut s.delta, x);
     }
 
-    /// logits = token_embd @ rms(x), for the rows that want them.
+    /// logits = token_embd @ rms(x), for the rows that want them; and which rows are broken.
+    ///
+    /// Quantising a row with a value that is not finite makes all that is computed from it NaN, up to x: only
+    /// hostile weights, or an overflow of f32 that they cause, come to that.
     fn head(&mut self, rows: &[Row]) {
         let config = &self.model.config;
         let s = &mut self.scratch;
+        s.broken.clear();
+        let x = s.x.chunks_exact(config.hidden).take(rows.len());
+        s.broken.extend(x.map(|x| !all_finite(x)));
         s.wanted.clear();
         s.wanted.extend((0..rows.len()).filter(|&r| rows[r].logits));
         let m = s.wanted.len();
@@ -285,20 +305,6 @@ fn grow(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-/// Replaces rows that hold a non-finite value by zeros and marks them. x (rows, any width).
-///
-/// Quantisation asks for finite values. Only hostile weights or an overflow of f32 come here, so the row's
-/// result does not matter any more, and the other rows go on.
-fn drop_non_finite(x: &mut [f32], broken: &mut [bool]) {
-    let width = x.len() / broken.len();
-    for (x, broken) in x.chunks_exact_mut(width).zip(broken) {
-        if !all_finite(x) {
-            x.fill(0.0);
-            *broken = true;
-        }
-    }
-}
-
 /// No infinity and no NaN: those have all exponent bits set. Without an early exit, so that it vectorises.
 fn all_finite(x: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
@@ -316,17 +322,16 @@ fn recycle<'b>(mut rows: Vec<AttentionRow<'_>>) -> Vec<AttentionRow<'b>> {
 mod tests {
     use super::*;
     use crate::engine::testing;
-    use crate::kernels::variants;
 
     /// The logits of every position of `tokens`, in passes of at most `chunk` rows.
     fn logits(threads: usize, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
         let model = testing::model();
         let mut caches = [KvCache::new(&model.config, tokens.len())];
-        let mut forward = Forward::new(model, variants().last().expect("a variant"), threads);
+        let mut forward = Forward::new(model, testing::kernels(), threads);
         let mut all = Vec::new();
         for (c, tokens) in tokens.chunks(chunk).enumerate() {
             let rows = rows(0, c * chunk, tokens);
-            let output = forward.pass(&mut caches, &rows);
+            let output = forward.pass(&mut caches, &rows).unwrap();
             all.extend((0..rows.len()).map(|r| output.logits(r).unwrap().to_vec()));
         }
         all
@@ -367,13 +372,13 @@ mod tests {
         let alone = (logits(1, &TOKENS, 9), logits(1, &others, 4));
         // Two sequences side by side: decode rows of one beside the prompt of the other, in another cache order.
         let mut caches = [KvCache::new(&model.config, 4), KvCache::new(&model.config, 30)];
-        let mut forward = Forward::new(model, variants().last().expect("a variant"), 2);
+        let mut forward = Forward::new(model, testing::kernels(), 2);
         let first = [rows(1, 0, &TOKENS[..6]), rows(0, 0, &others[..1])].concat();
         let second = [rows(0, 1, &others[1..]), rows(1, 6, &TOKENS[6..])].concat();
-        let output = forward.pass(&mut caches, &first);
+        let output = forward.pass(&mut caches, &first).unwrap();
         (0..6).for_each(|r| assert_eq!(output.logits(r).unwrap(), alone.0[r]));
         assert_eq!(output.logits(6).unwrap(), alone.1[0]);
-        let output = forward.pass(&mut caches, &second);
+        let output = forward.pass(&mut caches, &second).unwrap();
         (0..3).for_each(|r| assert_eq!(output.logits(r).unwrap(), alone.1[r + 1]));
         (3..6).for_each(|r| assert_eq!(output.logits(r).unwrap(), alone.0[r + 3]));
     }
@@ -383,11 +388,11 @@ mod tests {
         let expected = logits(1, &TOKENS, 9);
         let model = testing::model();
         let mut caches = [KvCache::new(&model.config, 9)];
-        let mut forward = Forward::new(model, variants().last().expect("a variant"), 1);
+        let mut forward = Forward::new(model, testing::kernels(), 1);
         let mut rows = rows(0, 0, &TOKENS);
         rows.iter_mut()
             .for_each(|row| row.logits = [2, 8].contains(&row.position));
-        let output = forward.pass(&mut caches, &rows);
+        let output = forward.pass(&mut caches, &rows).unwrap();
         assert_eq!(output.logits(2).unwrap(), expected[2]);
         assert_eq!(output.logits(8).unwrap(), expected[8]);
         assert_eq!(output.scratch.wanted, [2, 8]);
@@ -397,9 +402,9 @@ mod tests {
     fn the_cache_of_an_earlier_sequence_leaves_no_trace() {
         let model = testing::model();
         let mut caches = [KvCache::new(&model.config, 9)];
-        let mut forward = Forward::new(model, variants().last().expect("a variant"), 1);
-        forward.pass(&mut caches, &rows(0, 0, &[11; 9]));
-        let output = forward.pass(&mut caches, &rows(0, 0, &TOKENS));
+        let mut forward = Forward::new(model, testing::kernels(), 1);
+        forward.pass(&mut caches, &rows(0, 0, &[11; 9])).unwrap();
+        let output = forward.pass(&mut caches, &rows(0, 0, &TOKENS)).unwrap();
         assert_eq!(output.logits(8).unwrap(), logits(1, &TOKENS, 9)[8]);
     }
 
@@ -408,17 +413,17 @@ mod tests {
         // Token 0's embedding is infinite, token 1's is not a number.
         let model = testing::model_with_broken_embedding();
         let mut caches = [0, 1, 2].map(|_| KvCache::new(&model.config, 4));
-        let mut forward = Forward::new(model, variants().last().expect("a variant"), 2);
+        let mut forward = Forward::new(model, testing::kernels(), 2);
         let mut rows = [rows(0, 0, &[0]), rows(1, 0, &[5]), rows(2, 0, &[1])].concat();
         rows.iter_mut().for_each(|row| row.logits = false);
-        let output = forward.pass(&mut caches, &rows);
+        let output = forward.pass(&mut caches, &rows).unwrap();
         assert_eq!(
             [0, 1, 2].map(|row| output.check(row)),
             [Err(NonFinite), Ok(()), Err(NonFinite)]
         );
         // The tied head reads the broken embeddings too.
         rows[1].logits = true;
-        assert_eq!(forward.pass(&mut caches, &rows).logits(1), Err(NonFinite));
+        assert_eq!(forward.pass(&mut caches, &rows).unwrap().logits(1), Err(NonFinite));
     }
 
     #[test]
@@ -426,9 +431,9 @@ mod tests {
         for scale in [f32::MAX, f32::INFINITY, f32::NAN] {
             let model = testing::model_with_scale(scale);
             let mut caches = [KvCache::new(&model.config, 4)];
-            let mut forward = Forward::new(model, variants().last().expect("a variant"), 1);
+            let mut forward = Forward::new(model, testing::kernels(), 1);
             assert_eq!(
-                forward.pass(&mut caches, &rows(0, 0, &[5])).check(0),
+                forward.pass(&mut caches, &rows(0, 0, &[5])).unwrap().check(0),
                 Err(NonFinite),
                 "{scale}"
             );

@@ -117,7 +117,7 @@ mod tests {
         let width = config.kv_heads * config.head_dim;
         let k: Vec<f32> = (0..width).map(|i| i as f32).collect();
         let v: Vec<f32> = k.iter().map(|x| -x).collect();
-        cache.store(crate::kernels::variants().last().expect("a variant"), 1, 3, &k, &v);
+        cache.store(testing::kernels(), 1, 3, &k, &v);
         let row = cache.visible(1, 4);
         let f16 = |x: f32| half::f16::from_f32(x).to_bits();
         for head in 0..config.kv_heads {

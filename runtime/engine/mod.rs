@@ -6,18 +6,25 @@
 pub mod forward;
 pub mod kv;
 pub mod sampling;
+mod scheduler;
+pub mod session;
 #[cfg(test)]
 mod testing;
 
-pub use sampling::Sampling;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use std::sync::Arc;
-
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::kernels::Variant;
-use crate::model::Model;
+use crate::machine::limits::Limits;
+use crate::model::{self, Model};
 use crate::text::Tokenizer;
+use forward::Forward;
+pub use sampling::Sampling;
+use scheduler::{Scheduler, Shared};
 
 /// One generation.
 #[derive(Debug, Clone)]
@@ -84,19 +91,20 @@ pub struct Stats {
 }
 
 /// Why a request was not taken.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error, PartialEq)]
 pub enum SubmitError {
     /// Nothing to continue.
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// The prompt does not fit.
     #[error(
-        "the prompt has {tokens} tokens, the context holds {context}: shorten it or start with a larger --ctx-size"
+        "the prompt has {tokens} tokens, and prompt and answer together have room for {context}: shorten it, or start \
+         with a larger --ctx-size"
     )]
     PromptTooLong {
         /// Tokens in the prompt.
         tokens: usize,
-        /// Tokens that fit.
+        /// Tokens that fit, of prompt and answer.
         context: usize,
     },
     /// A token id outside the vocabulary.
@@ -107,6 +115,9 @@ pub enum SubmitError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// A sampling parameter outside of its range.
+    #[error(transparent)]
+    Sampling(#[from] sampling::InvalidSampling),
     /// Too many requests wait already.
     #[error("the queue is full ({waiting} requests waiting): try again later")]
     QueueFull {
@@ -116,6 +127,12 @@ pub enum SubmitError {
     /// The engine is shutting down.
     #[error("the server is shutting down")]
     Stopping,
+    /// The engine cannot go on.
+    #[error("{reason}")]
+    Broken {
+        /// What happened, and what to do.
+        reason: String,
+    },
 }
 
 /// Sizes that are fixed when the engine starts.
@@ -123,43 +140,168 @@ pub enum SubmitError {
 pub struct EngineConfig {
     /// Threads of the forward pass.
     pub threads: usize,
-    /// Tokens of context per sequence.
+    /// Tokens of context per sequence; 0 = what the model was trained for, which is also the most.
     pub context: usize,
     /// Sequences that are generated side by side.
     pub parallel: usize,
     /// Requests that may wait beyond those.
     pub queue: usize,
-    /// Tokens of prompt per forward pass.
+    /// Tokens per forward pass.
     pub batch: usize,
 }
 
-/// A handle to the engine's thread. Clones share it.
+impl EngineConfig {
+    /// Puts sizes that make no sense into their range.
+    fn sanitized(mut self, model: &model::Config) -> Self {
+        if self.context > model.context {
+            tracing::warn!(
+                "--ctx-size {} is more than the {} tokens the model was trained for: using {}",
+                self.context,
+                model.context,
+                model.context
+            );
+        }
+        self.context = match self.context {
+            0 => model.context,
+            context => context.min(model.context),
+        };
+        self.threads = self.threads.max(1);
+        self.parallel = self.parallel.max(1);
+        self
+    }
+}
+
+/// Why the engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Too little memory.
+    #[error(transparent)]
+    Memory(#[from] kv::DoesNotFit),
+    /// The system refused the thread.
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A handle to the engine's thread. Clones share it; with the last of them the engine stops.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    config: EngineConfig,
+    vocab: usize,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
 
 impl Engine {
     /// Starts the engine's thread.
     pub fn start(
-        _model: Arc<Model>,
-        _tokenizer: Arc<Tokenizer>,
-        _kernels: &'static Variant,
-        _config: EngineConfig,
-    ) -> Self {
-        todo!()
+        model: Arc<Model>,
+        tokenizer: Arc<Tokenizer>,
+        kernels: &'static Variant,
+        config: EngineConfig,
+    ) -> Result<Self, StartError> {
+        let config = config.sanitized(&model.config);
+        if let Some(limit_bytes) = Limits::read().memory_bytes {
+            kv::check_budget(&model.config, config.parallel, config.context, limit_bytes)?;
+        }
+        let shared = Arc::new(Shared::new());
+        let vocab = model.config.vocab;
+        let thread = thread::Builder::new().name("sterna-engine".into()).spawn({
+            let (shared, config) = (Arc::clone(&shared), config.clone());
+            move || {
+                // On this thread, as it is one of the pool's and has to look for work with the others.
+                let forward = Forward::new(model, kernels, config.threads);
+                serve(Scheduler::new(shared, forward, tokenizer, &config));
+            }
+        })?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Engine {
+            handle: Arc::new(Handle {
+                shared,
+                config,
+                vocab,
+                thread,
+            }),
+        })
     }
 
     /// Queues a request, first come first served.
-    pub fn submit(&self, _request: Request) -> Result<UnboundedReceiver<Event>, SubmitError> {
-        todo!()
+    pub fn submit(&self, request: Request) -> Result<UnboundedReceiver<Event>, SubmitError> {
+        let Handle {
+            shared, config, vocab, ..
+        } = &*self.handle;
+        let (tokens, context, vocab) = (request.prompt.len(), config.context, *vocab);
+        if tokens == 0 {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        if tokens >= context {
+            return Err(SubmitError::PromptTooLong { tokens, context });
+        }
+        if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= vocab) {
+            return Err(SubmitError::UnknownToken { id, vocab });
+        }
+        request.sampling.validate()?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        shared.submit(request, events, config.parallel + config.queue)?;
+        Ok(receiver)
+    }
+
+    /// The sizes in force.
+    pub fn config(&self) -> &EngineConfig {
+        &self.handle.config
     }
 
     /// Requests that wait, and requests that are being generated.
     pub fn load(&self) -> (usize, usize) {
-        todo!()
+        self.handle.shared.load()
     }
 
-    /// Takes no more requests, finishes those that run within `grace`, and ends the thread.
-    pub fn stop(&self, _grace: std::time::Duration) {
-        todo!()
+    /// False once the engine has met something it cannot go on from: every request fails from then on.
+    pub fn healthy(&self) -> bool {
+        self.handle.shared.healthy()
+    }
+
+    /// Takes no more requests, finishes those that it has within `grace`, and ends the thread. Blocks until then.
+    pub fn stop(&self, grace: Duration) {
+        self.handle.stop(grace);
+    }
+}
+
+impl Handle {
+    fn stop(&self, grace: Duration) {
+        self.shared.stop(Instant::now() + grace);
+        // Held while joining, so that a second caller waits as well.
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // A panic was reported to the requests that it ended.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// The life of the engine's thread: it ends with a sentence for whoever still waits, whatever happens.
+fn serve(mut scheduler: Scheduler) {
+    match panic::catch_unwind(AssertUnwindSafe(|| scheduler.run())) {
+        Ok(Ok(())) => scheduler.fail_all("the server is shutting down", false),
+        Ok(Err(lost)) => {
+            tracing::error!("{lost}");
+            scheduler.fail_all(&lost.to_string(), true);
+        }
+        Err(_) => {
+            tracing::error!("the engine's thread panicked");
+            scheduler.fail_all(
+                "the engine stopped after an internal error: restart the server and report this",
+                true,
+            );
+        }
     }
 }

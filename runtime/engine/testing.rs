@@ -5,7 +5,13 @@ use std::sync::Arc;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::Rng;
 
+use crate::kernels::{Variant, variants};
 use crate::model::{Architecture, Bytes, Config, Dense, DenseType, Layer, Mapping, Model, Ternary};
+
+/// Kernels that every CPU of the architecture runs.
+pub fn kernels() -> &'static Variant {
+    variants().last().expect("a build holds at least one variant")
+}
 
 /// Two layers, four heads over two, vocabulary 40.
 pub fn config() -> Config {
@@ -31,6 +37,13 @@ pub fn model() -> Arc<Model> {
     Arc::new(build(0.05, |_| {}))
 }
 
+/// The same with a context that nobody generates to the end of while a test waits.
+pub fn model_with_long_context() -> Arc<Model> {
+    let mut model = build(0.05, |_| {});
+    model.config.context = 1 << 16;
+    Arc::new(model)
+}
+
 /// Token 0 embeds to infinities, token 1 to NaN.
 pub fn model_with_broken_embedding() -> Arc<Model> {
     Arc::new(build(0.05, |embedding| {
@@ -43,6 +56,13 @@ pub fn model_with_broken_embedding() -> Arc<Model> {
 /// All matrices with this scale.
 pub fn model_with_scale(scale: f32) -> Arc<Model> {
     Arc::new(build(scale, |_| {}))
+}
+
+/// A matrix with fewer rows than its place asks for, which the loader would refuse.
+pub fn model_with_a_short_layer() -> Arc<Model> {
+    let mut model = build(0.05, |_| {});
+    model.layers[1].ffn_down.rows -= 1;
+    Arc::new(model)
 }
 
 fn build(scale: f32, change_embedding: impl Fn(&mut [f32])) -> Model {

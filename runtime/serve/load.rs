@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, EngineConfig};
+use crate::engine::{Engine, EngineConfig, StartError};
 use crate::model::gguf::Gguf;
 use crate::model::{MapOptions, Model, ModelError, Opened};
 use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError};
@@ -49,7 +49,11 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
             queue: settings.queue,
             batch: settings.batch,
         },
-    );
+    )
+    .map_err(|error| match error {
+        StartError::Memory(_) => ServeError::Config(error.to_string()),
+        StartError::Thread(error) => ServeError::System(error),
+    })?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let id = settings.alias.clone().unwrap_or_else(|| stem.clone());

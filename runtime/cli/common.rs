@@ -1,0 +1,113 @@
+//! What the commands that run a model have in common.
+
+use std::io;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::engine::forward::PassError;
+use crate::engine::{StartError, SubmitError};
+use crate::kernels::{self, NoVariant, Variant};
+use crate::machine::cpu::Machine;
+use crate::machine::limits::Threads;
+use crate::model::{MapOptions, Model, ModelError, Opened};
+use crate::text::{TemplateError, Tokenizer, TokenizerError};
+
+/// Options of every command that runs a model.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// GGUF file, or a directory that holds one
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Pre-tokenizer, overriding the model's: `llama-bpe`, or `default` for what bitnet.cpp does without one
+    #[arg(long, value_name = "NAME", env = "STERNA_TOKENIZER_PRE")]
+    pub tokenizer_pre: Option<String>,
+    /// Kernel variant, or `auto`: the best that this CPU runs
+    #[arg(long, value_name = "NAME", default_value = "auto", env = "STERNA_KERNEL")]
+    pub kernel: String,
+    /// Threads of the forward pass, or `auto`: the cores that affinity and cgroup grant
+    #[arg(short, long, value_name = "N", default_value = "auto", env = "STERNA_THREADS")]
+    pub threads: Threads,
+}
+
+impl ModelArgs {
+    /// Opens the model, mapped.
+    pub fn open(&self) -> Result<Opened, ModelError> {
+        Model::open(&self.model, MapOptions::default())
+    }
+
+    /// The opened model's tokenizer.
+    pub fn tokenizer(&self, opened: &Opened) -> Result<Tokenizer, TokenizerError> {
+        Tokenizer::from_gguf(&opened.gguf, self.tokenizer_pre.as_deref())
+    }
+
+    /// The kernels to run it with.
+    pub fn kernels(&self, machine: &Machine) -> Result<&'static Variant, NoVariant> {
+        kernels::choose(&machine.features, &self.kernel)
+    }
+}
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The model cannot be used.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Its tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The kernels cannot be used.
+    #[error(transparent)]
+    Kernels(#[from] NoVariant),
+    /// The engine did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The request was refused.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// A pass had no result.
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    /// The generation failed; the message is the engine's.
+    #[error("{0}")]
+    Generation(String),
+    /// The chat template cannot be used.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The chat template refused the messages; the message is its own.
+    #[error("{0}")]
+    Render(String),
+    /// A file could not be written or read.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Standard input or output failed.
+    #[error("standard input or output: {0}")]
+    Stdio(#[from] io::Error),
+}
+
+/// A comma-separated list of token ids, as `--tokens` takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenList(pub Vec<u32>);
+
+impl FromStr for TokenList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let id = |part: &str| {
+            let id = part.trim().parse();
+            id.map_err(|_| {
+                format!(
+                    "`{}` is not a token id: write numbers separated by commas, such as 1,2,3",
+                    part.trim()
+                )
+            })
+        };
+        text.split(',').map(id).collect::<Result<_, _>>().map(TokenList)
+    }
+}

@@ -1,0 +1,353 @@
+//! The engine's thread: which rows go into the next pass, and what their logits become.
+//!
+//! Requests are admitted first come first served, up to as many at once as there are caches. Every pass feeds
+//! the next token of each sequence that is generating, so that nobody starves, and fills the rest of the batch with
+//! prompts, oldest first.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::forward::{Forward, Lost, NonFinite, Output, Row};
+use super::kv::KvCache;
+use super::sampling::Sampler;
+use super::{EngineConfig, Event, FinishReason, Request, Stats, SubmitError};
+use crate::text::{Piece, StreamDecoder, Tokenizer};
+
+/// What the engine's thread and its callers share.
+pub struct Shared {
+    state: Mutex<State>,
+    /// Signals a change of `state` to the engine's thread.
+    changed: Condvar,
+}
+
+struct State {
+    queue: VecDeque<Job>,
+    /// Requests admitted and not ended.
+    active: usize,
+    /// Set once: no new requests, and the end of those that are here.
+    stop_at: Option<Instant>,
+    /// Why the engine cannot go on.
+    broken: Option<String>,
+}
+
+struct Job {
+    request: Request,
+    events: UnboundedSender<Event>,
+    submitted: Instant,
+}
+
+impl Shared {
+    pub fn new() -> Self {
+        Shared {
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                active: 0,
+                stop_at: None,
+                broken: None,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Queues a request, unless `most` are queued or active already.
+    pub fn submit(&self, request: Request, events: UnboundedSender<Event>, most: usize) -> Result<(), SubmitError> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.broken {
+            return Err(SubmitError::Broken { reason: reason.clone() });
+        }
+        if state.stop_at.is_some() {
+            return Err(SubmitError::Stopping);
+        }
+        if state.queue.len() + state.active >= most {
+            // Those whose caller has gone do not count.
+            state.queue.retain(|job| !job.events.is_closed());
+            if state.queue.len() + state.active >= most {
+                let waiting = state.queue.len();
+                return Err(SubmitError::QueueFull { waiting });
+            }
+        }
+        state.queue.push_back(Job {
+            request,
+            events,
+            submitted: Instant::now(),
+        });
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes no more requests, and ends those that are here at `stop_at` at the latest.
+    pub fn stop(&self, stop_at: Instant) {
+        let mut state = self.lock();
+        state.stop_at = Some(state.stop_at.map_or(stop_at, |earlier| earlier.min(stop_at)));
+        self.changed.notify_one();
+    }
+
+    /// Requests that wait, and requests that are active.
+    pub fn load(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.queue.len(), state.active)
+    }
+
+    pub fn healthy(&self) -> bool {
+        self.lock().broken.is_none()
+    }
+
+    /// A panic elsewhere cannot leave the state half-changed: every change is a single step.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is being worked on.
+struct Sequence {
+    /// Prompt and what was generated so far.
+    tokens: Vec<u32>,
+    /// How many of them are in the cache.
+    fed: usize,
+    /// Length at which it ends.
+    longest: usize,
+    cache: usize,
+    /// Its rows in the current pass.
+    rows: Range<usize>,
+    ignore_eos: bool,
+    sampler: Sampler,
+    stream: StreamDecoder,
+    events: UnboundedSender<Event>,
+    stats: Stats,
+    /// Its admission, or its last token.
+    since: Instant,
+}
+
+impl Sequence {
+    /// True until its first token is chosen.
+    fn in_prompt(&self) -> bool {
+        self.stats.generated_tokens == 0
+    }
+
+    /// A send fails when the receiver is gone, and then nobody misses the event.
+    fn send(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    /// Takes the results of a pass: the next token, if the pass reached the end of what there was. True = it is over.
+    fn advance(&mut self, output: &Output<'_>, tokenizer: &Tokenizer) -> bool {
+        if let Some(NonFinite) = self.rows.clone().find_map(|row| output.check(row).err()) {
+            self.send(Event::Failed(NonFinite.to_string()));
+            return true;
+        }
+        if self.rows.is_empty() || self.fed < self.tokens.len() {
+            return false;
+        }
+        let logits = output.logits(self.rows.end - 1).expect("checked above");
+        let id = self.sampler.sample(logits);
+        self.count_time();
+        if tokenizer.is_eog(id) && !self.ignore_eos {
+            self.done(FinishReason::Eos);
+            return true;
+        }
+        self.tokens.push(id);
+        self.stats.generated_tokens += 1;
+        let piece = self.stream.push(tokenizer.token_bytes(id, false));
+        self.send(Event::Token { id, text: piece.text });
+        let reason = match (piece.stopped, self.tokens.len() >= self.longest) {
+            (true, _) => FinishReason::Stop,
+            (false, true) => FinishReason::Length,
+            (false, false) => return false,
+        };
+        self.done(reason);
+        true
+    }
+
+    /// Adds the time since the last token, or since admission, to the phase that it belongs to.
+    fn count_time(&mut self) {
+        let now = Instant::now();
+        let phase = if self.in_prompt() {
+            &mut self.stats.prefill_ms
+        } else {
+            &mut self.stats.decode_ms
+        };
+        *phase += milliseconds(self.since, now);
+        self.since = now;
+    }
+
+    fn done(&mut self, reason: FinishReason) {
+        let Piece { text, stopped } = self.stream.clone().finish();
+        let reason = if stopped { FinishReason::Stop } else { reason };
+        let stats = self.stats;
+        self.send(Event::Done { reason, text, stats });
+    }
+}
+
+pub struct Scheduler {
+    shared: Arc<Shared>,
+    forward: Forward,
+    tokenizer: Arc<Tokenizer>,
+    batch: usize,
+    caches: Vec<KvCache>,
+    free_caches: Vec<usize>,
+    /// In the order of their admission.
+    active: Vec<Sequence>,
+    /// Rows of the current pass.
+    rows: Vec<Row>,
+}
+
+impl Scheduler {
+    pub fn new(shared: Arc<Shared>, forward: Forward, tokenizer: Arc<Tokenizer>, config: &EngineConfig) -> Self {
+        let model = &forward.model().config;
+        Scheduler {
+            caches: (0..config.parallel)
+                .map(|_| KvCache::new(model, config.context))
+                .collect(),
+            free_caches: (0..config.parallel).rev().collect(),
+            batch: config.batch.max(config.parallel),
+            active: Vec::new(),
+            rows: Vec::new(),
+            shared,
+            forward,
+            tokenizer,
+        }
+    }
+
+    /// Serves requests until the engine is stopped; an error ends it early.
+    pub fn run(&mut self) -> Result<(), Lost> {
+        while self.admit() {
+            self.plan();
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Ends everything that is here, and whatever might still come, with one sentence.
+    pub fn fail_all(&mut self, reason: &str, broken: bool) {
+        let mut state = self.shared.lock();
+        if broken {
+            state.broken = Some(reason.to_owned());
+        }
+        state.active = 0;
+        let waiting = state.queue.drain(..).map(|job| job.events);
+        for events in waiting.chain(self.active.drain(..).map(|sequence| sequence.events)) {
+            let _ = events.send(Event::Failed(reason.to_owned()));
+        }
+    }
+
+    /// Admits waiting requests while there are caches, and sleeps while there is nothing to do. False = stop.
+    fn admit(&mut self) -> bool {
+        end_where(&mut self.active, &mut self.free_caches, |sequence| {
+            sequence.events.is_closed()
+        });
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        loop {
+            while let Some(&cache) = self.free_caches.last()
+                && let Some(job) = state.queue.pop_front()
+            {
+                if let Some(sequence) = self.begin(job, cache) {
+                    self.free_caches.pop();
+                    self.active.push(sequence);
+                }
+            }
+            state.active = self.active.len();
+            let stopping = state.stop_at.is_some();
+            let time_is_up = state.stop_at.is_some_and(|stop_at| Instant::now() >= stop_at);
+            match self.active.is_empty() {
+                true if stopping => return false,
+                true => state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                false => return !time_is_up,
+            }
+        }
+    }
+
+    /// Makes a sequence of a request, unless nobody waits for it or there is nothing to do.
+    fn begin(&self, job: Job, cache: usize) -> Option<Sequence> {
+        let Job {
+            request,
+            events,
+            submitted,
+        } = job;
+        if events.is_closed() {
+            return None;
+        }
+        let now = Instant::now();
+        let prompt_tokens = request.prompt.len();
+        let most = request.max_tokens.unwrap_or(usize::MAX);
+        let mut sequence = Sequence {
+            longest: prompt_tokens.saturating_add(most).min(self.caches[cache].capacity()),
+            tokens: request.prompt,
+            fed: 0,
+            cache,
+            rows: 0..0,
+            ignore_eos: request.ignore_eos,
+            sampler: Sampler::new(request.sampling),
+            stream: StreamDecoder::new(request.stop),
+            events,
+            stats: Stats {
+                prompt_tokens,
+                queue_ms: milliseconds(submitted, now),
+                ..Stats::default()
+            },
+            since: now,
+        };
+        if most == 0 {
+            sequence.done(FinishReason::Length);
+            return None;
+        }
+        Some(sequence)
+    }
+
+    /// Chooses the rows of the next pass: at least one, as there is an active sequence.
+    fn plan(&mut self) {
+        self.rows.clear();
+        let generating = self.active.iter().filter(|sequence| !sequence.in_prompt()).count();
+        let mut for_prompts = self.batch - generating;
+        for sequence in &mut self.active {
+            // A sequence that generates has one token pending.
+            let mut count = sequence.tokens.len() - sequence.fed;
+            if sequence.in_prompt() {
+                count = count.min(for_prompts);
+                for_prompts -= count;
+            }
+            let first_row = self.rows.len();
+            let positions = sequence.fed..sequence.fed + count;
+            self.rows.extend(positions.map(|position| Row {
+                cache: sequence.cache,
+                position,
+                token: sequence.tokens[position],
+                logits: position + 1 == sequence.tokens.len(),
+            }));
+            sequence.rows = first_row..self.rows.len();
+            sequence.fed += count;
+        }
+    }
+
+    /// One pass, and its consequences for each sequence that had a row in it.
+    fn step(&mut self) -> Result<(), Lost> {
+        let output = self.forward.pass(&mut self.caches, &self.rows)?;
+        let tokenizer = &*self.tokenizer;
+        end_where(&mut self.active, &mut self.free_caches, |sequence| {
+            sequence.advance(&output, tokenizer)
+        });
+        Ok(())
+    }
+}
+
+/// Removes the sequences that are over, and frees their caches.
+fn end_where(active: &mut Vec<Sequence>, free_caches: &mut Vec<usize>, mut over: impl FnMut(&mut Sequence) -> bool) {
+    active.retain_mut(|sequence| {
+        let over = over(sequence);
+        if over {
+            free_caches.push(sequence.cache);
+        }
+        !over
+    });
+}
+
+fn milliseconds(from: Instant, to: Instant) -> f64 {
+    (to - from).as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests;
