@@ -4,29 +4,26 @@
 // codes, since one accumulator then serves both. The tile is {{ mr }} rows x {{ nr }} tokens: {{ mr * nr }} zmm of i32 sums.
 // Overflow: 8 * 3 * 128 a block and lane; the renderer bounds cols (by the wider sums of the GEMV).
 {% include "prelude.h" %}
-#include <immintrin.h>
+{% include "avx512.h" %}
 {% for rows in [mr, 1] %}{% for tokens in range(start=1, end=nr + 1) %}
 static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                      size_t cols, int32_t *restrict y, size_t y_stride) {
     const __m512i three = _mm512_set1_epi8(3);
-    const __m512i upper_shift = _mm512_inserti64x4(_mm512_set1_epi32(4), _mm256_set1_epi32(6), 0);
-    const __m512i lower_shift = _mm512_inserti64x4(_mm512_set1_epi32(0), _mm256_set1_epi32(2), 0);
+    const __m512i upper_shift = halves(6, 4), lower_shift = halves(2, 0);
 {%- for r in range(end=rows) %}{% for t in range(end=tokens) %}
     __m512i sum_{{ r }}_{{ t }} = _mm512_setzero_si512();
 {%- endfor %}{% endfor %}
     for (size_t b = 0; b < cols / 128; b++, w += 32, x += 128) {
-{%- for r in range(end=rows) %}
-        const __m512i v{{ r }} = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(w + {{ r }} * (cols / 4))));
-{%- endfor %}
 {%- for half in ["upper", "lower"] %}
         {
+            __asm__ volatile("" ::: "memory"); // load the block again rather than keep it: registers are full
 {%- for r in range(end=rows) %}
-            const __m512i c{{ r }} = _mm512_and_si512(_mm512_srlv_epi32(v{{ r }}, {{ half }}_shift), three);
+            const __m512i c{{ r }} = _mm512_and_si512(_mm512_srlv_epi32(block(w + {{ r }} * (cols / 4)), {{ half }}_shift), three);
 {%- endfor %}
 {%- for t in range(end=tokens) %}
             const __m512i x{{ t }} = _mm512_loadu_si512(x + {{ t }} * cols{% if half == "lower" %} + 64{% endif %});
 {%- for r in range(end=rows) %}
-            sum_{{ r }}_{{ t }} = _mm512_dpbusd_epi32(sum_{{ r }}_{{ t }}, c{{ r }}, x{{ t }});
+            DPBUSD(sum_{{ r }}_{{ t }}, c{{ r }}, x{{ t }});
 {%- endfor %}
 {%- endfor %}
         }

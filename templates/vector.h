@@ -12,6 +12,8 @@
 
 typedef float vf __attribute__((vector_size({{ 4 * lanes }})));
 typedef int32_t vi __attribute__((vector_size({{ 4 * lanes }})));
+// In memory, where floats lie at any multiple of 4. A memcpy of a whole v16 would do, but gcc 12 sends it through the stack.
+typedef float vf_memory __attribute__((vector_size({{ 4 * lanes }}), aligned(4), may_alias));
 
 // Lane i is lane i % {{ lanes }} of register i / {{ lanes }}.
 typedef struct {
@@ -25,12 +27,16 @@ static inline v16 v16_set1(float s) {
 
 static inline v16 v16_load(const float *p) {
     v16 v;
-    memcpy(&v, p, 64);
+{%- for i in range(end=regs) %}
+    v.r{{ i }} = *(const vf_memory *)(p + {{ i * lanes }});
+{%- endfor %}
     return v;
 }
 
 static inline void v16_store(float *p, v16 v) {
-    memcpy(p, &v, 64);
+{%- for i in range(end=regs) %}
+    *(vf_memory *)(p + {{ i * lanes }}) = v.r{{ i }};
+{%- endfor %}
 }
 {% for op in [["add", "+"], ["sub", "-"], ["mul", "*"]] %}
 static inline v16 v16_{{ op[0] }}(v16 a, v16 b) {

@@ -16,6 +16,8 @@ void sterna_attention__avx2(const float *restrict q, const uint16_t *restrict k,
 
 typedef float vf __attribute__((vector_size(32)));
 typedef int32_t vi __attribute__((vector_size(32)));
+// In memory, where floats lie at any multiple of 4. A memcpy of a whole v16 would do, but gcc 12 sends it through the stack.
+typedef float vf_memory __attribute__((vector_size(32), aligned(4), may_alias));
 
 // Lane i is lane i % 8 of register i / 8.
 typedef struct {
@@ -29,12 +31,14 @@ static inline v16 v16_set1(float s) {
 
 static inline v16 v16_load(const float *p) {
     v16 v;
-    memcpy(&v, p, 64);
+    v.r0 = *(const vf_memory *)(p + 0);
+    v.r1 = *(const vf_memory *)(p + 8);
     return v;
 }
 
 static inline void v16_store(float *p, v16 v) {
-    memcpy(p, &v, 64);
+    *(vf_memory *)(p + 0) = v.r0;
+    *(vf_memory *)(p + 8) = v.r1;
 }
 
 static inline v16 v16_add(v16 a, v16 b) {

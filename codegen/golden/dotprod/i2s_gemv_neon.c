@@ -19,7 +19,7 @@ void sterna_i2s_gemv__dotprod(const uint8_t *restrict w, const int8_t *restrict 
         const int8_t *xb = x;
         int32x4_t sum0 = vdupq_n_s32(0), sum1 = vdupq_n_s32(0);
         for (size_t b = 0; b < blocks; b++, w += 32, xb += 128) {
-            __builtin_prefetch(w + 8192);
+            __builtin_prefetch(w + 256);
             const uint8x16_t v0 = vld1q_u8(w + 0);
             const int8x16_t c00 = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(v0, 6), three));
             sum0 = vdotq_s32(sum0, c00, vld1q_s8(xb + 0));

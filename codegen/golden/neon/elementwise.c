@@ -20,6 +20,8 @@ void sterna_to_f16__neon(const float *restrict x, size_t n, uint16_t *restrict y
 
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(16)));
+// In memory, where floats lie at any multiple of 4. A memcpy of a whole v16 would do, but gcc 12 sends it through the stack.
+typedef float vf_memory __attribute__((vector_size(16), aligned(4), may_alias));
 
 // Lane i is lane i % 4 of register i / 4.
 typedef struct {
@@ -33,12 +35,18 @@ static inline v16 v16_set1(float s) {
 
 static inline v16 v16_load(const float *p) {
     v16 v;
-    memcpy(&v, p, 64);
+    v.r0 = *(const vf_memory *)(p + 0);
+    v.r1 = *(const vf_memory *)(p + 4);
+    v.r2 = *(const vf_memory *)(p + 8);
+    v.r3 = *(const vf_memory *)(p + 12);
     return v;
 }
 
 static inline void v16_store(float *p, v16 v) {
-    memcpy(p, &v, 64);
+    *(vf_memory *)(p + 0) = v.r0;
+    *(vf_memory *)(p + 4) = v.r1;
+    *(vf_memory *)(p + 8) = v.r2;
+    *(vf_memory *)(p + 12) = v.r3;
 }
 
 static inline v16 v16_add(v16 a, v16 b) {

@@ -22,7 +22,7 @@ void sterna_i2s_gemv__neon(const uint8_t *restrict w, const int8_t *restrict x, 
             const size_t end = blocks - b < 5 ? blocks : b + 5;
             int16x8_t acc = vdupq_n_s16(0);
             for (; b < end; b++, w += 32, xb += 128) {
-                __builtin_prefetch(w + 8192);
+                __builtin_prefetch(w + 256);
                 const uint8x16_t v0 = vld1q_u8(w + 0);
                 const int8x16_t c00 = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(v0, 6), three));
                 const int8x16_t x00 = vld1q_s8(xb + 0);
