@@ -128,7 +128,7 @@ table! {
     /// Threads of the forward pass, or `auto`: the cores that affinity and cgroup grant [default: auto]
     #[arg(short, value_name = "N", allow_hyphen_values = true)]
     threads: Threads, parse::threads, ["BITNET_THREADS", "LLAMA_ARG_THREADS", "OMP_NUM_THREADS"];
-    /// Requests that are generated side by side, also spelled -np [default: 4]
+    /// Requests that are generated side by side, also spelled -np [default: 4, or as many as fit into memory]
     #[arg(value_name = "N")]
     parallel: usize, parse::parallel, ["LLAMA_ARG_N_PARALLEL", "WORKER_PROCESSES"];
     /// Tokens of prompt per forward pass [default: 512]
@@ -255,6 +255,15 @@ impl std::fmt::Debug for ApiKeys {
     }
 }
 
+/// How many requests are generated side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parallel {
+    /// As the user said, or not at all.
+    Exactly(usize),
+    /// Fewer when memory is short.
+    AtMost(usize),
+}
+
 /// Everything the server wants to know before it starts.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -275,7 +284,7 @@ pub struct Settings {
     /// Threads of the forward pass.
     pub threads: Threads,
     /// Requests that are generated side by side.
-    pub parallel: usize,
+    pub parallel: Parallel,
     /// Tokens of prompt per forward pass.
     pub batch: usize,
     /// Requests that may wait.
@@ -319,7 +328,9 @@ impl Settings {
             cors_origin: args.cors_origin,
             context: Some(args.ctx_size.unwrap_or(preset.context)).filter(|&tokens| tokens != 0),
             threads: args.threads.unwrap_or_default(),
-            parallel: args.parallel.unwrap_or(preset.parallel),
+            parallel: args
+                .parallel
+                .map_or(Parallel::AtMost(preset.parallel), Parallel::Exactly),
             batch: args.batch_size.unwrap_or(preset.batch),
             queue: args.queue_size.unwrap_or(128),
             kernel: args.kernel.and_then(|name| parse::kernel(name, &mut warnings)),

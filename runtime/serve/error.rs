@@ -174,8 +174,8 @@ impl From<SubmitError> for ApiError {
                     message,
                 )
             },
-            SubmitError::Sampling(_) => ApiError::bad_request(message),
-            SubmitError::Broken { .. } => ApiError::unavailable("broken", message, 5),
+            SubmitError::Sampling(error) => ApiError::invalid(error.name, message),
+            SubmitError::Broken { .. } => ApiError::broken(message),
             SubmitError::Stopping => ApiError::unavailable("stopping", message, 5),
         }
     }

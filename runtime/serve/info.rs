@@ -98,7 +98,7 @@ async fn health(State(app): State<Arc<App>>) -> Response {
 async fn live(State(app): State<Arc<App>>) -> Response {
     let alive = match &*app.phase.borrow() {
         Phase::Waiting(_) | Phase::Loading | Phase::Stopping => true,
-        Phase::Ready(loaded) => !loaded.model.mapping.lost(),
+        Phase::Ready(loaded) => loaded.works(),
         Phase::Failed => false,
     };
     match alive {
@@ -156,7 +156,6 @@ async fn model_info(State(app): State<Arc<App>>) -> Response {
         "kernel": app.kernels.name,
         "kernel_features": app.kernels.features,
         "threads": app.threads,
-        "parallel": app.settings.parallel,
     });
     if let Ok(loaded) = app.loaded() {
         let config = &loaded.model.config;
@@ -172,6 +171,7 @@ async fn model_info(State(app): State<Arc<App>>) -> Response {
             false => "weights are a private copy in memory",
         }
         .into();
+        info["parallel"] = loaded.engine.config().parallel.into();
         info["context_size"] = loaded.context.into();
         info["context_trained"] = config.context.into();
         info["layers"] = config.layers.into();

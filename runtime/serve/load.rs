@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::engine::kv::KvCache;
 use crate::engine::{Engine, EngineConfig, StartError};
+use crate::machine::limits::Limits;
 use crate::model::gguf::Gguf;
-use crate::model::{MapOptions, Model, ModelError, Opened};
+use crate::model::{Config, MapOptions, Model, ModelError, Opened};
+use crate::settings::Parallel;
 use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError};
 
 use super::ServeError;
@@ -37,6 +40,11 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     let tokenizer = Arc::new(tokenizer);
     let trained = model.config.context;
     let context = settings.context.unwrap_or(trained).min(trained);
+    let bytes = model.mapping.as_ref().as_ref().len() as u64;
+    let parallel = match settings.parallel {
+        Parallel::Exactly(n) => n,
+        Parallel::AtMost(n) => n.min(sequences_that_fit(&model.config, context, bytes)),
+    };
     let model = Arc::new(model);
     let engine = Engine::start(
         model.clone(),
@@ -45,7 +53,7 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
         EngineConfig {
             threads: app.threads,
             context,
-            parallel: settings.parallel,
+            parallel,
             queue: settings.queue,
             batch: settings.batch,
         },
@@ -57,11 +65,11 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let id = settings.alias.clone().unwrap_or_else(|| stem.clone());
-    tracing::info!(model = id, path = %path.display(), context, ms = began.elapsed().as_millis() as u64, "model loaded");
+    tracing::info!(model = id, path = %path.display(), context, parallel, ms = began.elapsed().as_millis() as u64, "model loaded");
     Ok(Loaded {
         id,
         names: vec![stem, file, model.config.name.clone()],
-        bytes: model.mapping.as_ref().as_ref().len() as u64,
+        bytes,
         path,
         model,
         tokenizer,
@@ -69,6 +77,26 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
         context,
         engine,
     })
+}
+
+/// Sequences whose caches fit into memory beside the model's pages, at least one. The pages could be dropped and read
+/// again, but then each token would read them again.
+fn sequences_that_fit(config: &Config, context: usize, model_bytes: u64) -> usize {
+    let Some(limit_bytes) = Limits::read().memory_bytes else {
+        return usize::MAX;
+    };
+    let each = KvCache::bytes_per_position(config) * context as u64;
+    let fits = limit_bytes.saturating_sub(model_bytes) / each.max(1);
+    usize::try_from(fits).unwrap_or(usize::MAX).max(1)
+}
+
+/// Checks what opening did not: that every weight is ternary. Reads the whole model, so it comes after the first
+/// answers can be given, and on one thread, since the others belong to them.
+pub fn validate(loaded: &Loaded) -> Result<(), ServeError> {
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let one = one.map_err(|error| ServeError::System(std::io::Error::other(error)))?;
+    let checked = one.install(|| loaded.model.validate_codes());
+    checked.map_err(|reason| ServeError::InvalidModel(format!("{}: {reason}", loaded.path.display())))
 }
 
 /// The template that was asked for, or the model's; a model without a usable one still completes plain prompts.

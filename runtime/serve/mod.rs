@@ -32,6 +32,7 @@ use tokio::sync::oneshot;
 
 use crate::kernels;
 use crate::machine::cpu::Machine;
+use crate::machine::limits::Threads;
 use crate::settings::Settings;
 
 use error::ApiError;
@@ -57,7 +58,7 @@ pub enum ServeError {
         error: io::Error,
     },
     /// No model appeared in time.
-    #[error("no model after {} seconds (MODEL_WAIT_TIMEOUT): {why}", waited.as_secs())]
+    #[error("no model after {} seconds (MODEL_WAIT_TIMEOUT): {why}", waited.as_secs_f64())]
     NoModel {
         /// How long we waited.
         waited: Duration,
@@ -90,9 +91,18 @@ pub fn run(settings: Settings, machine: &Machine) -> Result<(), ServeError> {
     settings.affinity.apply().map_err(|error| config(&error))?;
     let wanted = settings.kernel.as_deref().unwrap_or("auto");
     let kernels = kernels::choose(&machine.features, wanted).map_err(|error| config(&error))?;
-    tracing::info!("Auto-selected kernel: {}", kernels.name);
     let threads = settings.threads.resolve();
-    tracing::info!("Auto-configured threads: {threads}");
+    // The words that deployments of bitnet.cpp look for.
+    let auto = |is: bool, auto: &'static str, set: &'static str| if is { auto } else { set };
+    tracing::info!(
+        "{} kernel: {}",
+        auto(settings.kernel.is_none(), "Auto-selected", "Selected"),
+        kernels.name
+    );
+    tracing::info!(
+        "{} threads: {threads}",
+        auto(settings.threads == Threads::Auto, "Auto-configured", "Configured")
+    );
 
     // Two threads carry thousands of connections; the cores belong to the forward pass.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -182,17 +192,18 @@ fn random_u64() -> u64 {
 /// Loads the model beside the server; what comes back is the reason why that failed.
 fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<ServeError>> {
     let (failed, receiver) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("loader".to_owned())
-        .spawn(move || match load::load(&app) {
-            Ok(loaded) => {
-                app.phase.send_replace(Phase::Ready(Arc::new(loaded)));
-                tracing::info!("ready after {} ms", app.started.elapsed().as_millis());
-            }
-            Err(error) => {
-                app.phase.send_replace(Phase::Failed);
-                failed.send(error).ok();
-            }
-        })?;
+    std::thread::Builder::new().name("loader".to_owned()).spawn(move || {
+        if let Err(error) = load_and_validate(&app) {
+            app.phase.send_replace(Phase::Failed);
+            failed.send(error).ok();
+        }
+    })?;
     Ok(receiver)
+}
+
+fn load_and_validate(app: &App) -> Result<(), ServeError> {
+    let loaded = Arc::new(load::load(app)?);
+    app.phase.send_replace(Phase::Ready(loaded.clone()));
+    tracing::info!("ready after {} ms", app.started.elapsed().as_millis());
+    load::validate(&loaded)
 }

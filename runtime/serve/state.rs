@@ -37,6 +37,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// False when only a restart helps. One `fstat`.
+    pub fn works(&self) -> bool {
+        self.engine.healthy() && !self.model.mapping.lost()
+    }
+
     /// Accepts a request's `model`: the id, another name of it, or none.
     pub fn check_name(&self, asked: Option<&str>) -> Result<(), ApiError> {
         match asked {

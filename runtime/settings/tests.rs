@@ -16,7 +16,7 @@ fn defaults_serve_a_mounted_directory() {
         (s.model.to_str(), s.host.to_string().as_str(), s.port),
         (Some("/models"), "0.0.0.0", 8080)
     );
-    assert_eq!((s.context, s.parallel, s.batch), (Some(4096), 4, 512));
+    assert_eq!((s.context, s.parallel, s.batch), (Some(4096), Parallel::AtMost(4), 512));
     assert!(s.api_keys.is_open() && s.mmap && !s.mlock && s.warnings.is_empty());
 }
 
@@ -50,8 +50,10 @@ fn existing_deployments_keep_working() {
         ("BITNET_KERNEL", "i2_s"),
         ("CPU_AFFINITY", "auto"),
         ("BITNET_API_KEY", "secret"),
+        ("WORKER_PROCESSES", "2"),
     ])
     .unwrap();
+    assert_eq!(s.parallel, Parallel::Exactly(2));
     assert_eq!(s.model.to_str(), Some("/app/models/ggml-model-i2_s.gguf"));
     assert_eq!(s.threads, Threads::Count(NonZeroUsize::new(3).unwrap()));
     assert_eq!((s.context, s.port, s.kernel.as_deref()), (Some(2048), 8081, None));
@@ -63,7 +65,7 @@ fn existing_deployments_keep_working() {
 #[test]
 fn a_preset_only_moves_defaults() {
     let s = settings(&[("USE_CASE", "memory_efficient"), ("BITNET_CTX_SIZE", "512")]).unwrap();
-    assert_eq!((s.context, s.parallel, s.batch), (Some(512), 1, 128));
+    assert_eq!((s.context, s.parallel, s.batch), (Some(512), Parallel::AtMost(1), 128));
 }
 
 #[test]
