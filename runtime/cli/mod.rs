@@ -9,9 +9,11 @@ use crate::settings::{ServeArgs, VARIABLES};
 pub mod common;
 pub mod detect;
 pub mod healthcheck;
+pub mod inspect;
 pub mod logits;
 pub mod run;
 pub mod serve;
+pub mod tokenize;
 
 /// Runs BitNet b1.58 (ternary) language models on CPUs.
 ///
@@ -31,6 +33,7 @@ Examples:
   sterna --model model.gguf --port 9000      serve another file on another port
   MODEL_PATH=/m/model.gguf PORT=9000 sterna  the same, from the environment
   sterna run model.gguf \"Once upon a\"        continue a text
+  sterna inspect model.gguf                  show what is in a model, and whether it can be run
   sterna detect                              show this machine and the kernels that would run
   sterna healthcheck                         exit 0 when the server on this machine is ready
 
@@ -44,6 +47,10 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Continue a prompt, or chat when there is none and standard input is a terminal
     Run(run::RunArgs),
+    /// Show a model's metadata, tensors, and the kernels that would run it
+    Inspect(inspect::InspectArgs),
+    /// Show the tokens of a text
+    Tokenize(tokenize::TokenizeArgs),
     /// Write the raw logits after a sequence of tokens, for conformance tests
     Logits(logits::LogitsArgs),
     /// Show this machine, its limits, and the kernels that would run
@@ -99,6 +106,8 @@ impl Cli {
             None => serve::run(self.serve, machine),
             Some(Command::Serve(args)) => serve::run(*args, machine),
             Some(Command::Run(args)) => Ok(run::run(args, machine)?),
+            Some(Command::Inspect(args)) => Ok(inspect::run(args, machine)?),
+            Some(Command::Tokenize(args)) => Ok(tokenize::run(args)?),
             Some(Command::Logits(args)) => Ok(logits::run(args, machine)?),
             Some(Command::Detect(args)) => detect::run(args, machine),
             Some(Command::Healthcheck(args)) => healthcheck::run(args),

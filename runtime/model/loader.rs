@@ -10,6 +10,37 @@ use super::error::{InvalidModel, ModelError};
 use super::gguf::{Encoding, Gguf, TensorInfo};
 use super::{Bytes, Config, Dense, DenseType, Layer, MapOptions, Mapping, Model, Ternary};
 
+/// A GGUF file, its header parsed: enough for its tokenizer, not yet a model.
+pub struct GgufFile {
+    /// The file, also when a directory was given.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub mapping: Arc<Mapping>,
+    /// Metadata and tensor directory.
+    pub gguf: Gguf,
+}
+
+impl GgufFile {
+    /// Opens and parses the file at `path`: a GGUF file, or a directory that holds exactly one.
+    pub fn open(path: &Path, options: MapOptions) -> Result<GgufFile, ModelError> {
+        let path = find_model(path)?;
+        let mapping = Arc::new(Mapping::open(&path, options).map_err(|error| unreadable(&path, error))?);
+        match Gguf::parse(Bytes::whole(mapping.clone())) {
+            Ok(gguf) => Ok(GgufFile { path, mapping, gguf }),
+            Err(error) => Err(ModelError::Invalid {
+                path,
+                reason: error.into(),
+            }),
+        }
+    }
+
+    /// The model in the file.
+    pub fn model(&self) -> Result<Model, InvalidModel> {
+        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        Model::from_gguf(&self.gguf, self.mapping.clone(), &stem)
+    }
+}
+
 /// An opened model: the weights, and the header they came with (tokenizer and chat template are read from it).
 pub struct Opened {
     /// The file, also when a directory was given.
@@ -26,21 +57,24 @@ impl Model {
     /// Checks everything that the header says and every scale and norm weight, but does not read the matrices: a
     /// file of gigabytes opens in milliseconds. [`Model::validate_codes`] reads those, when there is time.
     pub fn open(path: &Path, options: MapOptions) -> Result<Opened, ModelError> {
-        let path = find_model(path)?;
-        let mapping = Mapping::open(&path, options).map_err(|error| unreadable(&path, error))?;
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        match Model::from_mapping(Arc::new(mapping), &stem) {
-            Ok((model, gguf)) => Ok(Opened { path, gguf, model }),
-            Err(reason) => Err(ModelError::Invalid { path, reason }),
+        let file = GgufFile::open(path, options)?;
+        match file.model() {
+            Ok(model) => Ok(Opened {
+                path: file.path,
+                gguf: file.gguf,
+                model,
+            }),
+            Err(reason) => Err(ModelError::Invalid {
+                path: file.path,
+                reason,
+            }),
         }
     }
 
-    /// The model in `mapping`; `stem` names it when its metadata does not.
-    pub fn from_mapping(mapping: Arc<Mapping>, stem: &str) -> Result<(Model, Gguf), InvalidModel> {
-        let gguf = Gguf::parse(Bytes::whole(mapping.clone()))?;
-        let config = Config::from_gguf(&gguf, stem)?;
-        let model = Weights::new(&gguf, &config).model(config.clone(), mapping)?;
-        Ok((model, gguf))
+    /// The model that `gguf`, parsed from `mapping`, describes; `stem` names it when its metadata does not.
+    pub fn from_gguf(gguf: &Gguf, mapping: Arc<Mapping>, stem: &str) -> Result<Model, InvalidModel> {
+        let config = Config::from_gguf(gguf, stem)?;
+        Weights::new(gguf, &config).model(config.clone(), mapping)
     }
 
     /// Checks that every ternary weight is one: the code 3 must not occur. Reads all matrices, on rayon's threads.

@@ -8,9 +8,13 @@ mod error;
 pub mod gguf;
 mod loader;
 pub mod mmap;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub mod weights;
 
 pub use error::{InvalidModel, ModelError};
-pub use loader::Opened;
+pub use loader::{GgufFile, Opened};
 pub use mmap::{MapOptions, Mapping};
 pub use weights::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Ternary};

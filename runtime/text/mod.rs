@@ -9,6 +9,8 @@ mod error;
 pub mod pre;
 mod stream;
 mod template;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 mod vocab;
 
