@@ -223,6 +223,11 @@ fn reason(variant: &Variant) -> String {
     }
 }
 
+/// The shortest number that means this f32: 1e-5, not 9.999999747378752e-6.
+fn number(value: f32) -> Json {
+    json!(value.to_string().parse::<f64>().ok().filter(|v| v.is_finite()))
+}
+
 fn bits_per_weight(elements: u64, bytes: u64) -> Option<f64> {
     (elements > 0 && bytes > 0).then(|| bytes as f64 * 8.0 / elements as f64)
 }
@@ -239,8 +244,8 @@ fn config_rows(c: &Config) -> Vec<(&'static str, Json)> {
         ("head_dim", json!(c.head_dim)),
         ("vocab", json!(c.vocab)),
         ("context", json!(c.context)),
-        ("rms_eps", json!(c.rms_eps)),
-        ("rope_base", json!(c.rope_base)),
+        ("rms_eps", number(c.rms_eps)),
+        ("rope_base", number(c.rope_base)),
     ]
 }
 
@@ -257,7 +262,8 @@ fn metadata_json(value: &Value) -> Json {
     match value {
         Value::Unsigned(v) => json!(v),
         Value::Signed(v) => json!(v),
-        Value::Float(v) => json!(v),
+        Value::F32(v) => number(*v),
+        Value::F64(v) => json!(v),
         Value::Bool(v) => json!(v),
         Value::String(v) => json!(v),
         Value::Array(v) => json!({"type": v.kind.name(), "len": v.len, "first": array_json(v)}),

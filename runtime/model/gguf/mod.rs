@@ -233,7 +233,8 @@ fn describe(kind: ValueType, value: &Value) -> String {
     match value {
         Value::Unsigned(v) => format!("{kind} {v}"),
         Value::Signed(v) => format!("{kind} {v}"),
-        Value::Float(v) => format!("{kind} {v}"),
+        Value::F32(v) => format!("{kind} {v}"),
+        Value::F64(v) => format!("{kind} {v}"),
         Value::Bool(v) => format!("{kind} {v}"),
         Value::String(v) => format!("{kind} {:?}", v.chars().take(40).collect::<String>()),
         Value::Array(v) => format!("array {v:?}"),

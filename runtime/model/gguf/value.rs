@@ -68,8 +68,10 @@ pub enum Value {
     Unsigned(u64),
     /// i8, i16, i32, i64.
     Signed(i64),
-    /// f32, f64.
-    Float(f64),
+    /// f32.
+    F32(f32),
+    /// f64.
+    F64(f64),
     /// One byte, zero or not.
     Bool(bool),
     /// UTF-8.
@@ -89,10 +91,10 @@ impl Value {
             I16 => Value::Signed(i64::from(i16::from_le_bytes(bytes.try_into().ok()?))),
             U32 => Value::Unsigned(u64::from(u32::from_le_bytes(bytes.try_into().ok()?))),
             I32 => Value::Signed(i64::from(i32::from_le_bytes(bytes.try_into().ok()?))),
-            F32 => Value::Float(f64::from(f32::from_le_bytes(bytes.try_into().ok()?))),
+            F32 => Value::F32(f32::from_le_bytes(bytes.try_into().ok()?)),
             U64 => Value::Unsigned(u64::from_le_bytes(bytes.try_into().ok()?)),
             I64 => Value::Signed(i64::from_le_bytes(bytes.try_into().ok()?)),
-            F64 => Value::Float(f64::from_le_bytes(bytes.try_into().ok()?)),
+            F64 => Value::F64(f64::from_le_bytes(bytes.try_into().ok()?)),
             String | Array => return None,
         })
     }
@@ -182,7 +184,8 @@ impl FromValue<'_> for f32 {
 
     fn from_value(value: &Value) -> Option<f32> {
         match *value {
-            Value::Float(v) => Some(v as f32),
+            Value::F32(v) => Some(v),
+            Value::F64(v) => Some(v as f32),
             _ => None,
         }
     }
