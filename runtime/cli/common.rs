@@ -8,9 +8,8 @@ use crate::engine::forward::PassError;
 use crate::engine::{StartError, SubmitError};
 use crate::kernels::{self, NoVariant, Variant};
 use crate::machine::cpu::Machine;
-use crate::machine::limits::Threads;
 use crate::model::{MapOptions, Model, ModelError, Opened};
-use crate::text::{TemplateError, Tokenizer, TokenizerError};
+use crate::text::{TemplateError, TokenizerError};
 
 /// Options of every command that runs a model.
 #[derive(clap::Args, Clone, Debug)]
@@ -18,26 +17,15 @@ pub struct ModelArgs {
     /// GGUF file, or a directory that holds one
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
-    /// Pre-tokenizer, overriding the model's: `llama-bpe`, or `default` for what bitnet.cpp does without one
-    #[arg(long, value_name = "NAME", env = "STERNA_TOKENIZER_PRE")]
-    pub tokenizer_pre: Option<String>,
     /// Kernel variant, or `auto`: the best that this CPU runs
     #[arg(long, value_name = "NAME", default_value = "auto", env = "STERNA_KERNEL")]
     pub kernel: String,
-    /// Threads of the forward pass, or `auto`: the cores that affinity and cgroup grant
-    #[arg(short, long, value_name = "N", default_value = "auto", env = "STERNA_THREADS")]
-    pub threads: Threads,
 }
 
 impl ModelArgs {
     /// Opens the model, mapped.
     pub fn open(&self) -> Result<Opened, ModelError> {
         Model::open(&self.model, MapOptions::default())
-    }
-
-    /// The opened model's tokenizer.
-    pub fn tokenizer(&self, opened: &Opened) -> Result<Tokenizer, TokenizerError> {
-        Tokenizer::from_gguf(&opened.gguf, self.tokenizer_pre.as_deref())
     }
 
     /// The kernels to run it with.

@@ -8,6 +8,7 @@ use super::common::{CommandError, ModelArgs, TokenList};
 use crate::engine::SubmitError;
 use crate::engine::session::Session;
 use crate::machine::cpu::Machine;
+use crate::machine::limits::Threads;
 
 /// Which tokens, and where the logits go.
 #[derive(clap::Args, Clone, Debug)]
@@ -20,6 +21,9 @@ pub struct LogitsArgs {
     /// File to write: 4 bytes for each entry of the vocabulary
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Threads of the forward pass, or `auto`: the cores that affinity and cgroup grant
+    #[arg(short, long, value_name = "N", default_value = "auto", env = "STERNA_THREADS")]
+    threads: Threads,
     /// Tokens per forward pass; the result does not depend on it
     #[arg(short, long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
@@ -38,7 +42,7 @@ pub fn run(args: LogitsArgs, machine: &Machine) -> Result<(), CommandError> {
         let tokens = tokens.len();
         return Err(SubmitError::PromptTooLong { tokens, context }.into());
     }
-    let threads = args.model.threads.resolve();
+    let threads = args.threads.resolve();
     let mut session = Session::new(
         model,
         args.model.kernels(machine)?,

@@ -6,6 +6,7 @@ use crate::kernels::TARGET;
 use crate::machine::cpu::Machine;
 use crate::settings::{ServeArgs, VARIABLES};
 
+pub mod bench;
 pub mod common;
 pub mod detect;
 pub mod healthcheck;
@@ -51,6 +52,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show the tokens of a text
     Tokenize(tokenize::TokenizeArgs),
+    /// Measure how fast this machine runs a model
+    Bench(bench::BenchArgs),
     /// Write the raw logits after a sequence of tokens, for conformance tests
     Logits(logits::LogitsArgs),
     /// Show this machine, its limits, and the kernels that would run
@@ -108,6 +111,7 @@ impl Cli {
             Some(Command::Run(args)) => Ok(run::run(args, machine)?),
             Some(Command::Inspect(args)) => Ok(inspect::run(args, machine)?),
             Some(Command::Tokenize(args)) => Ok(tokenize::run(args)?),
+            Some(Command::Bench(args)) => Ok(bench::run(args, machine)?),
             Some(Command::Logits(args)) => Ok(logits::run(args, machine)?),
             Some(Command::Detect(args)) => detect::run(args, machine),
             Some(Command::Healthcheck(args)) => healthcheck::run(args),

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::common::{CommandError, ModelArgs, TokenList};
 use crate::engine::{Engine, EngineConfig, Event, FinishReason, Request, Sampling, Stats};
 use crate::machine::cpu::Machine;
+use crate::machine::limits::Threads;
 use crate::text::{ChatTemplate, Message, Tokenizer};
 
 /// What to continue, and how.
@@ -21,6 +22,9 @@ pub struct RunArgs {
     /// Token ids to continue, instead of text
     #[arg(long, value_name = "IDS")]
     tokens: Option<TokenList>,
+    /// Threads of the forward pass, or `auto`: the cores that affinity and cgroup grant
+    #[arg(short, long, value_name = "N", default_value = "auto", env = "STERNA_THREADS")]
+    threads: Threads,
     /// Most tokens to generate [default: until the model ends, or the context does]
     #[arg(short = 'n', long, value_name = "N", env = "STERNA_MAX_TOKENS")]
     max_tokens: Option<usize>,
@@ -42,6 +46,9 @@ pub struct RunArgs {
         env = "STERNA_CTX_SIZE"
     )]
     ctx_size: usize,
+    /// Pre-tokenizer, overriding the model's: `llama-bpe`, or `default` for what bitnet.cpp does without one
+    #[arg(long, value_name = "NAME", env = "STERNA_TOKENIZER_PRE")]
+    tokenizer_pre: Option<String>,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -85,9 +92,9 @@ impl From<&SamplingArgs> for Sampling {
 /// Runs the command.
 pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
     let opened = args.model.open()?;
-    let tokenizer = Arc::new(args.model.tokenizer(&opened)?);
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&opened.gguf, args.tokenizer_pre.as_deref())?);
     let config = EngineConfig {
-        threads: args.model.threads.resolve(),
+        threads: args.threads.resolve(),
         context: args.ctx_size,
         parallel: 1,
         queue: 0,

@@ -63,6 +63,11 @@ impl Session {
         self.len = self.len.min(len);
     }
 
+    /// Most rows in a pass.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
     /// The threads of the pass.
     pub fn pool(&self) -> &Pool {
         self.forward.pool()
