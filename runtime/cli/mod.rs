@@ -4,6 +4,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::kernels::TARGET;
 use crate::machine::cpu::Machine;
+use crate::machine::pipe::end_on_broken_pipe;
 use crate::settings::{ServeArgs, VARIABLES};
 
 pub mod bench;
@@ -105,6 +106,10 @@ impl Cli {
 
     /// Runs the subcommand on `machine`, which is this one.
     pub fn run(self, machine: &Machine) -> Result<(), Error> {
+        // `sterna inspect model | head` ends quietly; a server outlives whoever read its log.
+        if !matches!(self.command, None | Some(Command::Serve(_))) {
+            end_on_broken_pipe();
+        }
         match self.command {
             None => serve::run(self.serve, machine),
             Some(Command::Serve(args)) => serve::run(*args, machine),

@@ -3,4 +3,5 @@
 pub mod cpu;
 pub mod guard;
 pub mod limits;
+pub mod pipe;
 pub mod pool;

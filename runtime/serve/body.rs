@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::error::ApiError;
 
-/// Largest request body: a million tokens as JSON numbers.
-pub const BODY_MAX_BYTES: usize = 8 << 20;
+/// Largest request body: more text than any supported context holds. As JSON values it can take 16 times as much.
+pub const BODY_MAX_BYTES: usize = 2 << 20;
 /// Longest time a request body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 

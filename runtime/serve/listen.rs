@@ -15,8 +15,9 @@ use tokio::sync::Semaphore;
 
 /// Most connections at a time; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 1024;
-/// Longest time for the head of a request, and longest idle time between requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time for the head of a request, and so longest idle time between requests: longer than load balancers keep
+/// idle connections (60 s), which would otherwise send a request into a connection that we are just closing.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Largest head of a request.
 const HEAD_MAX_BYTES: usize = 64 << 10;
 

@@ -27,6 +27,7 @@ pub fn routes() -> Router<Arc<App>> {
 async fn completion(State(app): State<Arc<App>>, body: JsonObject) -> Result<Response, ApiError> {
     let options = Options::read(&body, &Defaults::LLAMA)?;
     let prompt = read_prompt(&body)?;
+    drop(body); // may hold megabytes of ignored fields, and the queue may be long
     let loaded = app.loaded()?;
     let writer = Writer {
         model: loaded.id.clone(),

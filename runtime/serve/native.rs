@@ -40,6 +40,7 @@ async fn generate(State(app): State<Arc<App>>, body: JsonObject) -> Result<Respo
         return Err(ApiError::invalid("prompt", "`prompt` is empty"));
     }
     let options = Options::read(&body, &DEFAULTS)?;
+    drop(body); // may hold megabytes of ignored fields, and the queue may be long
     if options.stream {
         return Err(ApiError::invalid(
             "stream",

@@ -29,6 +29,25 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/v1/completions", post(completions))
 }
 
+async fn chat(State(app): State<Arc<App>>, body: JsonObject) -> Result<Response, ApiError> {
+    let prompt = Prompt::Chat(read_messages(&body)?);
+    answer(&app, Asked::read(Kind::Chat, prompt, body)?).await
+}
+
+async fn completions(State(app): State<Arc<App>>, body: JsonObject) -> Result<Response, ApiError> {
+    let prompt = read_prompt(&body)?;
+    answer(&app, Asked::read(Kind::Text, prompt, body)?).await
+}
+
+/// A checked request.
+struct Asked {
+    kind: Kind,
+    prompt: Prompt,
+    options: Options,
+    model: Option<String>,
+    include_usage: bool,
+}
+
 #[derive(Deserialize)]
 struct Common {
     model: Option<String>,
@@ -40,23 +59,33 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-async fn chat(State(app): State<Arc<App>>, body: JsonObject) -> Result<Response, ApiError> {
-    let prompt = Prompt::Chat(read_messages(&body)?);
-    answer(&app, &body, prompt, Kind::Chat).await
+impl Asked {
+    /// Consumes the body: a request that waits in the queue must not hold megabytes of ignored fields.
+    fn read(kind: Kind, prompt: Prompt, body: JsonObject) -> Result<Self, ApiError> {
+        let Common { model, stream_options } = body.read()?;
+        let include_usage = stream_options.unwrap_or_default().include_usage.unwrap_or(false);
+        let options = Options::read(&body, &Defaults::LLAMA)?;
+        Ok(Asked {
+            kind,
+            prompt,
+            options,
+            model,
+            include_usage,
+        })
+    }
 }
 
-async fn completions(State(app): State<Arc<App>>, body: JsonObject) -> Result<Response, ApiError> {
-    let prompt = read_prompt(&body)?;
-    answer(&app, &body, prompt, Kind::Text).await
-}
-
-async fn answer(app: &App, body: &JsonObject, prompt: Prompt, kind: Kind) -> Result<Response, ApiError> {
-    let options = Options::read(body, &Defaults::LLAMA)?;
-    let common: Common = body.read()?;
+async fn answer(app: &App, asked: Asked) -> Result<Response, ApiError> {
+    let Asked {
+        kind,
+        prompt,
+        options,
+        model,
+        include_usage,
+    } = asked;
     let loaded = app.loaded()?;
-    loaded.check_name(common.model.as_deref())?;
+    loaded.check_name(model.as_deref())?;
     let stream = options.stream;
-    let include_usage = common.stream_options.unwrap_or_default().include_usage.unwrap_or(false);
     let generation = Generation::start(app, &loaded, prompt, options).await?;
     let writer = Writer::new(kind, loaded.id.clone(), include_usage);
     if stream {

@@ -145,3 +145,18 @@ fn no_name_stands_in_two_rows() {
     names.dedup();
     assert_eq!(names.len(), count);
 }
+
+#[test]
+fn the_documentation_has_every_row_of_the_table() {
+    let page = include_str!("../../docs/serving.md");
+    for row in VARIABLES {
+        let names: Vec<String> = row.names().map(|name| format!("`{name}`")).collect();
+        let line = page.lines().find(|line| line.contains(&names.join(", ")));
+        assert!(
+            line.is_some_and(|line| line.contains(&format!("--{}`", row.flag()))),
+            "--{} {names:?}",
+            row.flag()
+        );
+    }
+    assert!(IGNORED.iter().all(|(name, _)| page.contains(&format!("`{name}`"))));
+}

@@ -16,8 +16,8 @@ pub struct Response {
     stream: BufReader<TcpStream>,
 }
 
-/// Sends a request and reads the head of its response.
-pub fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+/// Sends a request.
+pub fn begin(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut head = format!(
@@ -30,7 +30,12 @@ pub fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &st
     stream.write_all((head + "\r\n").as_bytes()).unwrap();
     // A server that refuses a body early may close before it has all of it.
     stream.write_all(body).ok();
-    read_head(stream)
+    stream
+}
+
+/// Sends a request and reads the head of its response.
+pub fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    read_head(begin(address, method, path, headers, body))
 }
 
 /// Reads the head of a response from a stream on which a request was sent.

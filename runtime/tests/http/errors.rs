@@ -174,7 +174,7 @@ fn wrong_routes_methods_and_sizes() {
     let response = server.get("/v1/completions");
     assert_eq!((response.status, response.header("allow")), (405, Some("POST")));
     assert_eq!(send(server.address, "DELETE", "/v1/models", &[], b"").status, 405);
-    let huge = format!("{{\"prompt\":\"{}\"}}", "x".repeat(9 << 20));
+    let huge = format!("{{\"prompt\":\"{}\"}}", "x".repeat(3 << 20));
     assert_eq!(error(&server, "/v1/completions", &huge, 413)["code"], "body_too_large");
 
     let raw = |bytes: &[u8]| {

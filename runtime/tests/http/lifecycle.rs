@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -201,4 +201,17 @@ fn healthcheck_asks_the_server_that_the_environment_names() {
     let port = silent.local_addr().unwrap().port().to_string();
     let (code, said) = run(&["healthcheck", "--timeout", "1"], &[("PORT", &port)]);
     assert!(code == Some(1) && said.contains("no answer"), "{code:?} {said}");
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_failure_to_talk_about() {
+    let mut child = sterna()
+        .arg("detect")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
