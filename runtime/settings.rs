@@ -161,7 +161,7 @@ table! {
     /// Seconds to wait for a model file that is not there yet [default: 300]
     #[arg(value_name = "SECONDS")]
     model_wait_timeout: Duration, parse::seconds, ["MODEL_WAIT_TIMEOUT"];
-    /// Seconds that running requests get to finish after SIGTERM [default: 10]
+    /// Seconds that running requests get to finish after SIGTERM [default: 8]
     #[arg(value_name = "SECONDS")]
     shutdown_grace: Duration, parse::seconds, [];
     /// Log lines as `text` or `json`, on standard error [default: text]
@@ -340,7 +340,8 @@ impl Settings {
             chat_template: args.chat_template,
             tokenizer_pre: args.tokenizer_pre,
             model_wait_timeout: args.model_wait_timeout.unwrap_or(Duration::from_secs(300)),
-            shutdown_grace: args.shutdown_grace.unwrap_or(Duration::from_secs(10)),
+            // `docker stop` kills after 10 seconds: the last words have to be out by then.
+            shutdown_grace: args.shutdown_grace.unwrap_or(Duration::from_secs(8)),
             log_format: args.log_format.unwrap_or_default(),
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             warnings,

@@ -10,7 +10,7 @@ use crate::engine::kv::KvCache;
 use crate::engine::{Engine, EngineConfig, StartError};
 use crate::machine::limits::Limits;
 use crate::model::gguf::Gguf;
-use crate::model::{Config, MapOptions, Model, ModelError, Opened};
+use crate::model::{MapOptions, Model, ModelError, Opened};
 use crate::settings::Parallel;
 use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError};
 
@@ -43,7 +43,10 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     let bytes = model.mapping.as_ref().as_ref().len() as u64;
     let parallel = match settings.parallel {
         Parallel::Exactly(n) => n,
-        Parallel::AtMost(n) => n.min(sequences_that_fit(&model.config, context, bytes)),
+        Parallel::AtMost(n) => {
+            let sequence_bytes = KvCache::bytes_per_position(&model.config) * context as u64;
+            n.min(sequences_that_fit(Limits::read().memory_bytes, bytes, sequence_bytes))
+        }
     };
     let model = Arc::new(model);
     let engine = Engine::start(
@@ -80,13 +83,12 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
 }
 
 /// Sequences whose caches fit into memory beside the model's pages, at least one. The pages could be dropped and read
-/// again, but then each token would read them again.
-fn sequences_that_fit(config: &Config, context: usize, model_bytes: u64) -> usize {
-    let Some(limit_bytes) = Limits::read().memory_bytes else {
+/// again, but then each token would read them again. A limit that nobody knows limits nothing.
+fn sequences_that_fit(limit_bytes: Option<u64>, model_bytes: u64, sequence_bytes: u64) -> usize {
+    let Some(limit_bytes) = limit_bytes else {
         return usize::MAX;
     };
-    let each = KvCache::bytes_per_position(config) * context as u64;
-    let fits = limit_bytes.saturating_sub(model_bytes) / each.max(1);
+    let fits = limit_bytes.saturating_sub(model_bytes) / sequence_bytes.max(1);
     usize::try_from(fits).unwrap_or(usize::MAX).max(1)
 }
 
@@ -158,4 +160,21 @@ fn settled(path: &Path) -> bool {
     let modified = std::fs::metadata(path).and_then(|meta| meta.modified());
     // A time in the future is a skewed clock of a network file system: the time-out decides then.
     modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > SETTLED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sequences_that_fit;
+
+    #[test]
+    fn memory_beside_the_model_decides_how_many_run_side_by_side() {
+        assert_eq!(sequences_that_fit(None, 1200, 300), usize::MAX);
+        assert_eq!(sequences_that_fit(Some(1500), 1200, 300), 1);
+        assert_eq!(sequences_that_fit(Some(2399), 1200, 300), 3);
+        assert_eq!(
+            sequences_that_fit(Some(1000), 1200, 300),
+            1,
+            "the engine says whether even one is too many"
+        );
+    }
 }

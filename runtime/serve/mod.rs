@@ -142,9 +142,8 @@ async fn serve(app: App) -> Result<(), ServeError> {
         () = server.close() => {}
         () = last_words(&app, &mut signals) => {}
     }
-    if let Phase::Ready(loaded) = phase {
-        loaded.engine.stop(Duration::ZERO);
-    }
+    // Dropping the engine would wait for the end of its pass, which may take seconds; the process ends anyway.
+    std::mem::forget(phase);
     outcome
 }
 
