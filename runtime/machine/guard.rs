@@ -88,14 +88,13 @@ pub fn check(required: &[&str], machine: &Machine, tags: &[Tag<'_>]) -> Result<(
     })
 }
 
-/// Of the tags that run on the machine, the one with the most features, and of equals the first.
+/// Of the tags that run on the machine, the one of the widest level, then with the most features, then the first.
 pub fn best_tag<'a>(machine: &Machine, tags: &[Tag<'a>]) -> Option<&'a str> {
     let runs = |tag: &&Tag<'a>| tag.1 == machine.arch && tag.2.iter().all(|f| machine.has(f));
-    let most = tags.iter().filter(runs).map(|tag| tag.2.len()).max()?;
-    tags.iter()
-        .filter(runs)
-        .find(|tag| tag.2.len() == most)
-        .map(|tag| tag.0)
+    let level = |feature: &&str| LEVELS.iter().position(|level| level == feature);
+    let rank = |tag: &Tag<'a>| (tag.2.iter().filter_map(level).max(), tag.2.len());
+    let best = tags.iter().filter(runs).map(rank).max()?;
+    tags.iter().filter(runs).find(|tag| rank(tag) == best).map(|tag| tag.0)
 }
 
 /// A sentence for every cache that is smaller than what the image's kernels were planned for. The image runs
@@ -218,6 +217,9 @@ mod tests {
         );
         let a76 = machine("aarch64", &["neon", "dotprod"]);
         assert!(refusal(&["neon", "i8mm"], &a76).ends_with("use the tag dotprod"));
+        // A level may be stated by its last step alone: as many features, but a wider one.
+        let short: &[Tag<'_>] = &[("any", "aarch64", &["neon"]), ("dot", "aarch64", &["dotprod"])];
+        assert_eq!(best_tag(&a76, short), Some("dot"));
     }
 
     #[test]
