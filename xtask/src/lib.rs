@@ -6,12 +6,22 @@
 //!
 //! Nothing here links the runtime: `cpu` is the runtime's machine detection, included as source.
 
+pub mod build_image;
 pub mod ci;
 pub mod codegen;
+pub mod compile;
 pub mod detect;
+pub mod inspect;
 pub mod machine;
+pub mod matrix;
+pub mod oci;
+pub mod progress;
+pub mod push;
+pub mod recipe;
 pub mod targets;
 pub mod test;
+pub mod toolchain;
+pub mod verify;
 pub mod workspace;
 
 #[path = "../../runtime/machine/cpu/mod.rs"]

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use xtask::{ci, codegen, detect, test};
+use xtask::{build_image, ci, codegen, detect, inspect, matrix, push, test, verify};
 
 /// Sterna's build commands: from a description of a machine to a container image made for it.
 ///
@@ -12,20 +12,30 @@ use xtask::{ci, codegen, detect, test};
 #[derive(Parser)]
 #[command(name = "cargo xtask", version)]
 enum Verb {
+    BuildImage(build_image::Args),
     /// Run every check that a change must pass
     Ci(ci::Args),
     Codegen(codegen::Args),
     Detect(detect::Args),
+    Inspect(inspect::Args),
+    Matrix(matrix::Args),
+    Push(push::Args),
     /// Run every test, with debug assertions
     Test,
+    Verify(verify::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Verb::parse() {
+        Verb::BuildImage(args) => build_image::run(&args),
         Verb::Ci(args) => ci::run(&args),
         Verb::Codegen(args) => codegen::run(&args),
         Verb::Detect(args) => detect::run(&args),
+        Verb::Inspect(args) => inspect::run(&args),
+        Verb::Matrix(args) => matrix::run(&args),
+        Verb::Push(args) => push::run(&args),
         Verb::Test => test::run(),
+        Verb::Verify(args) => verify::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
