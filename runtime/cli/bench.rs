@@ -7,6 +7,7 @@ mod measure;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -128,8 +129,9 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
         start,
         results: Vec::new(),
     };
+    let mut out = io::stdout().lock();
     if !args.json {
-        report.print_head();
+        report.write_head(&mut out)?;
     }
     let l3_bytes = machine.l3.map(|cache| cache.bytes);
     for &threads in &threads {
@@ -147,15 +149,15 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
         report.read_gb_per_s.insert(threads, bench.read_gb_per_s());
         report.dot_gmac_per_s.insert(threads, bench.dot_gmac_per_s());
         if !args.json {
-            results.iter().for_each(Measurement::print);
+            results.iter().try_for_each(|result| result.write(&mut out))?;
         }
         report.results.append(&mut results);
     }
     if args.json {
         let json = serde_json::to_string_pretty(&report).expect("numbers and strings");
-        println!("{json}");
+        writeln!(out, "{json}")?;
     } else {
-        report.print_foot();
+        report.write_foot(&mut out)?;
     }
     Ok(())
 }
@@ -205,30 +207,42 @@ fn resident_bytes() -> Option<u64> {
 }
 
 impl Report {
-    fn print_head(&self) {
+    fn write_head(&self, out: &mut impl Write) -> io::Result<()> {
         const MB: f64 = 1e6;
-        println!("machine  {}", self.machine.model_name.as_deref().unwrap_or("unknown"));
-        println!("target   {}, kernels {}", self.target, self.kernel);
-        println!(
+        writeln!(
+            out,
+            "machine  {}",
+            self.machine.model_name.as_deref().unwrap_or("unknown")
+        )?;
+        writeln!(out, "target   {}, kernels {}", self.target, self.kernel)?;
+        writeln!(
+            out,
             "model    {} ({}): {:.0} MB ternary, {:.0} MB head",
             self.model.name,
             self.model.architecture,
             self.model.body_bytes as f64 / MB,
             self.model.head_bytes as f64 / MB,
-        );
-        println!();
-        println!("kind     threads  tokens  context  tokens/s  spread  MB/token  of read  of dot  output");
+        )?;
+        writeln!(out)?;
+        writeln!(
+            out,
+            "kind     threads  tokens  context  tokens/s  spread  MB/token  of read  of dot  output"
+        )
     }
 
-    fn print_foot(&self) {
-        println!();
+    fn write_foot(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out)?;
         for (threads, read) in &self.read_gb_per_s {
             let dot = self.dot_gmac_per_s[threads];
-            println!("{threads} threads: reading alone {read:.1} GB/s, matrix products in cache {dot:.1} GMAC/s");
+            writeln!(
+                out,
+                "{threads} threads: reading alone {read:.1} GB/s, matrix products in cache {dot:.1} GMAC/s"
+            )?;
         }
-        println!("first token {:.0} ms after the start", self.start.first_token_ms);
+        writeln!(out, "first token {:.0} ms after the start", self.start.first_token_ms)?;
         if let Some(bytes) = self.start.resident_bytes {
-            println!("resident    {:.0} MB after it", bytes as f64 / 1e6);
+            writeln!(out, "resident    {:.0} MB after it", bytes as f64 / 1e6)?;
         }
+        Ok(())
     }
 }

@@ -99,3 +99,19 @@ impl FromStr for TokenList {
         text.split(',').map(id).collect::<Result<_, _>>().map(TokenList)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_lists_are_numbers_and_commas() {
+        assert_eq!("1, 2,3".parse(), Ok(TokenList(vec![1, 2, 3])));
+        for bad in ["", "1,,2", "-1", "a", "4294967296"] {
+            assert!(
+                bad.parse::<TokenList>().unwrap_err().contains("is not a token id"),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -61,16 +61,34 @@ pub struct RunArgs {
 #[derive(clap::Args, Clone, Debug)]
 struct SamplingArgs {
     /// 0 = always the most likely token
-    #[arg(long, value_name = "T", default_value_t = 0.0, env = "STERNA_TEMPERATURE")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "T",
+        default_value_t = 0.0,
+        env = "STERNA_TEMPERATURE"
+    )]
     temperature: f32,
     /// Choose among the K most likely tokens; 0 = all
     #[arg(long, value_name = "K", default_value_t = 40, env = "STERNA_TOP_K")]
     top_k: usize,
     /// Choose among the most likely tokens that hold this much probability together
-    #[arg(long, value_name = "P", default_value_t = 0.95, env = "STERNA_TOP_P")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "P",
+        default_value_t = 0.95,
+        env = "STERNA_TOP_P"
+    )]
     top_p: f32,
     /// Drop tokens less likely than this times the most likely
-    #[arg(long, value_name = "P", default_value_t = 0.05, env = "STERNA_MIN_P")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "P",
+        default_value_t = 0.05,
+        env = "STERNA_MIN_P"
+    )]
     min_p: f32,
     /// The same seed gives the same tokens, on every machine
     #[arg(long, value_name = "S", default_value_t = 0, env = "STERNA_SEED")]
@@ -116,15 +134,17 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
         (None, None) => {
             let mut text = String::new();
             io::stdin().read_to_string(&mut text)?;
-            tokenizer.encode(&text, !args.raw, !args.raw)
+            // The newline that `echo` and editors end a text with is not part of it.
+            let text = text.strip_suffix('\n').unwrap_or(&text);
+            tokenizer.encode(text, !args.raw, !args.raw)
         }
     };
     if args.json {
         let answer = generate(&args, &engine, prompt.clone(), |_| Ok(()))?;
-        println!("{}", answer.to_json(&prompt));
+        show(&format!("{}\n", answer.to_json(&prompt)))?;
     } else {
         generate(&args, &engine, prompt, show)?;
-        println!();
+        show("\n")?;
     }
     Ok(())
 }
@@ -207,7 +227,7 @@ fn generate(
     }
 }
 
-/// Prints at once.
+/// Prints at once. A closed standard output is an error, not a panic as with `println!`.
 fn show(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
@@ -234,7 +254,7 @@ fn chat(args: &RunArgs, engine: &Engine, tokenizer: &Tokenizer, template: &ChatT
             }
             Err(error) => return Err(error),
         }
-        println!();
+        show("\n")?;
     }
     Ok(())
 }

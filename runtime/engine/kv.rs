@@ -35,11 +35,6 @@ impl KvCache {
         elements * 2 * size_of::<u16>() as u64
     }
 
-    /// Positions that fit.
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// Stores one position of one layer. k (after RoPE), v (kv_heads, head_dim).
     pub fn store(&mut self, kernels: &Variant, layer: usize, position: usize, k: &[f32], v: &[f32]) {
         assert!(position < self.capacity);

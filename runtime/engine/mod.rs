@@ -212,7 +212,6 @@ impl Engine {
         let thread = thread::Builder::new().name("sterna-engine".into()).spawn({
             let (shared, config) = (Arc::clone(&shared), config.clone());
             move || {
-                // On this thread, as it is one of the pool's and has to look for work with the others.
                 let forward = Forward::new(model, kernels, config.threads);
                 serve(Scheduler::new(shared, forward, tokenizer, &config));
             }
@@ -272,7 +271,8 @@ impl Engine {
 
 impl Handle {
     fn stop(&self, grace: Duration) {
-        self.shared.stop(Instant::now() + grace);
+        const LONG: Duration = Duration::from_secs(365 * 24 * 3600); // an instant may not overflow
+        self.shared.stop(Instant::now() + grace.min(LONG));
         // Held while joining, so that a second caller waits as well.
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(thread) = thread.take() {

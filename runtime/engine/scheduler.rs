@@ -186,6 +186,9 @@ pub struct Scheduler {
     shared: Arc<Shared>,
     forward: Forward,
     tokenizer: Arc<Tokenizer>,
+    parallel: usize,
+    context: usize,
+    /// Most rows in a pass.
     batch: usize,
     caches: Vec<KvCache>,
     free_caches: Vec<usize>,
@@ -197,13 +200,12 @@ pub struct Scheduler {
 
 impl Scheduler {
     pub fn new(shared: Arc<Shared>, forward: Forward, tokenizer: Arc<Tokenizer>, config: &EngineConfig) -> Self {
-        let model = &forward.model().config;
         Scheduler {
-            caches: (0..config.parallel)
-                .map(|_| KvCache::new(model, config.context))
-                .collect(),
-            free_caches: (0..config.parallel).rev().collect(),
+            parallel: config.parallel,
+            context: config.context,
             batch: config.batch.max(config.parallel),
+            caches: Vec::new(),
+            free_caches: Vec::new(),
             active: Vec::new(),
             rows: Vec::new(),
             shared,
@@ -214,6 +216,10 @@ impl Scheduler {
 
     /// Serves requests until the engine is stopped; an error ends it early.
     pub fn run(&mut self) -> Result<(), Lost> {
+        let model = Arc::clone(self.forward.model());
+        let cache = |_| KvCache::new(&model.config, self.context);
+        self.caches = (0..self.parallel).map(cache).collect();
+        self.free_caches = (0..self.parallel).rev().collect();
         while self.admit() {
             self.plan();
             self.step()?;
@@ -275,7 +281,7 @@ impl Scheduler {
         let prompt_tokens = request.prompt.len();
         let most = request.max_tokens.unwrap_or(usize::MAX);
         let mut sequence = Sequence {
-            longest: prompt_tokens.saturating_add(most).min(self.caches[cache].capacity()),
+            longest: prompt_tokens.saturating_add(most).min(self.context),
             tokens: request.prompt,
             fed: 0,
             cache,

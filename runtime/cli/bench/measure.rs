@@ -1,6 +1,7 @@
 //! The measurements: prompt, generation, and the two ceilings that they are compared with.
 
 use std::hint::black_box;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -40,8 +41,10 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    pub fn print(&self) {
-        println!(
+    /// A line of the table.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(
+            out,
             "{:8} {:7} {:7} {:8} {:9.2} {:6.0}% {:9.1} {:7.0}% {:6.0}%  {}",
             self.kind,
             self.threads,
@@ -53,7 +56,7 @@ impl Measurement {
             self.fraction_of_read * 100.0,
             self.fraction_of_dot * 100.0,
             self.output_hash,
-        );
+        )
     }
 }
 
@@ -224,15 +227,14 @@ enum Reader {
 
 impl Reader {
     fn new(model: &Model, l3_bytes: Option<u64>) -> Self {
-        const SMALLEST: u64 = 256 << 20;
-        const OTHER: u64 = 1 << 30;
-        let enough = l3_bytes.unwrap_or(0).saturating_mul(8).max(SMALLEST);
+        const LEAST: u64 = 256 << 20;
+        let enough = l3_bytes.unwrap_or(0).saturating_mul(8).max(LEAST);
         if (*model.mapping).as_ref().len() as u64 >= enough {
             return Reader::Model;
         }
-        let allowed = Limits::read().memory_bytes.map_or(OTHER, |bytes| bytes / 4);
+        let allowed = Limits::read().memory_bytes.map_or(enough, |bytes| bytes / 4);
         // Ones: pages of zeros may all be the same page.
-        Reader::Memory(vec![1; OTHER.min(allowed) as usize])
+        Reader::Memory(vec![1; enough.min(allowed) as usize])
     }
 
     /// One pass, each thread over its own share.
@@ -257,9 +259,9 @@ impl Reader {
 /// baseline of it, which are enough to keep the memory busy.
 fn sum(bytes: &[u8]) -> u64 {
     let mut sums = [0u64; 8];
-    for line in bytes.chunks_exact(64) {
-        for (sum, word) in sums.iter_mut().zip(line.chunks_exact(8)) {
-            *sum = sum.wrapping_add(u64::from_le_bytes(word.try_into().expect("eight bytes")));
+    for line in bytes.as_chunks::<64>().0 {
+        for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_le_bytes(*word));
         }
     }
     sums.into_iter().fold(0, u64::wrapping_add)

@@ -1,0 +1,228 @@
+//! The contracts of `run`, `logits` and `bench`, through the binary itself.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime/tests/data/nano-i2_s.gguf")
+}
+
+/// Runs `sterna` with these arguments and this standard input.
+fn sterna(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sterna"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that takes no input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// Standard output of a run that succeeds.
+fn stdout(args: &[&str], input: &str) -> String {
+    let output = sterna(args, input);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Exit code and sentence of a run that fails.
+fn failure(args: &[&str]) -> (i32, String) {
+    let output = sterna(args, "");
+    let error = String::from_utf8(output.stderr).unwrap();
+    (output.status.code().expect("an exit code, not a signal"), error)
+}
+
+fn run_json(args: &[&str]) -> Value {
+    let model = model();
+    let mut all = vec!["run", model.to_str().unwrap(), "--json", "--ignore-eos"];
+    all.extend(args);
+    serde_json::from_str(&stdout(&all, "")).unwrap()
+}
+
+#[test]
+fn run_prints_tokens_text_and_timings() {
+    let object = run_json(&["The capital of France is", "--max-tokens", "6"]);
+    assert_eq!(
+        object["prompt_tokens"],
+        serde_json::json!([1024, 791, 272, 391, 275, 278, 315, 435, 81, 685, 374])
+    );
+    assert_eq!(object["tokens"], serde_json::json!([714, 51, 714, 851, 714, 851]));
+    assert_eq!(object["text"], "alseTalse_idalse_id");
+    assert_eq!(object["finish_reason"], "length");
+    assert_eq!(object["timings"]["prompt_n"], 11);
+    assert_eq!(object["timings"]["predicted_n"], 6);
+    assert!(object["timings"]["predicted_per_second"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn tokens_argument_and_standard_input_are_the_same_prompt() {
+    let ids = "1024,791,272,391,275,278,315,435,81,685,374";
+    let by_tokens = run_json(&["--tokens", ids, "--max-tokens", "6"]);
+    assert_eq!(by_tokens["text"], "alseTalse_idalse_id");
+    let model = model();
+    let args = ["run", model.to_str().unwrap(), "--max-tokens", "6", "--ignore-eos"];
+    assert_eq!(stdout(&args, "The capital of France is\n"), "alseTalse_idalse_id\n");
+}
+
+#[test]
+fn a_seed_decides_what_is_drawn_and_threads_do_not() {
+    let draw = |seed, threads| {
+        let sampling = [
+            "Hello",
+            "--max-tokens",
+            "12",
+            "--temperature",
+            "1.5",
+            "--top-k",
+            "0",
+            "--top-p",
+            "1",
+        ];
+        run_json(&[&sampling[..], &["--seed", seed, "--threads", threads]].concat())["tokens"].clone()
+    };
+    assert_eq!(draw("7", "1"), draw("7", "2"));
+    assert_ne!(draw("7", "1"), draw("8", "1"));
+}
+
+#[test]
+fn raw_takes_the_prompt_as_it_is() {
+    let raw = run_json(&["<|eot_id|>", "--raw", "--max-tokens", "1"]);
+    let cooked = run_json(&["<|eot_id|>", "--max-tokens", "1"]);
+    assert_eq!(
+        cooked["prompt_tokens"].as_array().unwrap().len(),
+        2,
+        "BOS and one special token"
+    );
+    assert!(raw["prompt_tokens"].as_array().unwrap().len() > 2);
+    assert_ne!(raw["prompt_tokens"][0], cooked["prompt_tokens"][0]);
+}
+
+#[test]
+fn a_stop_text_ends_the_output() {
+    let object = run_json(&["The capital of France is", "--max-tokens", "9", "--stop", "_id"]);
+    assert_eq!(
+        (&object["text"], &object["finish_reason"]),
+        (&"alseTalse".into(), &"stop".into())
+    );
+}
+
+#[test]
+fn logits_are_raw_floats_of_the_last_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, file) = (model(), dir.path().join("logits"));
+    let write = |tokens: &str, more: &[&str]| {
+        let args = [
+            "logits",
+            model.to_str().unwrap(),
+            "--tokens",
+            tokens,
+            "--output",
+            file.to_str().unwrap(),
+        ];
+        stdout(&[&args, more].concat(), "");
+        fs::read(&file).unwrap()
+    };
+    let prompt = "1024,791,272,391,275,278,315,435,81,685,374";
+    let bytes = write(prompt, &[]);
+    assert_eq!(bytes.len(), 4 * 1280);
+    let logits: Vec<f32> = bytes
+        .chunks(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect();
+    assert_eq!(sterna::engine::sampling::argmax(&logits), 714);
+    assert_eq!(bytes, write(prompt, &["--batch-size", "1", "--threads", "2"]));
+    assert_ne!(bytes, write("1024", &[]));
+}
+
+#[test]
+fn bench_prints_one_object() {
+    let model = model();
+    let args = [
+        "bench",
+        model.to_str().unwrap(),
+        "--threads",
+        "1,2",
+        "--prefill",
+        "8",
+        "--decode",
+        "4",
+    ];
+    let more = ["--context", "0,20", "--repeats", "1", "--json"];
+    let object: Value = serde_json::from_str(&stdout(&[&args[..], &more].concat(), "")).unwrap();
+    for key in ["machine", "target", "model", "read_gb_per_s", "dot_gmac_per_s", "start"] {
+        assert!(!object[key].is_null(), "{key}");
+    }
+    assert!(object["read_gb_per_s"]["2"].as_f64().unwrap() > 0.0);
+    assert!(object["start"]["first_token_ms"].as_f64().unwrap() > 0.0);
+    let results = object["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2 * (1 + 2));
+    let (one, two) = results.split_at(3);
+    for (a, b) in one.iter().zip(two) {
+        assert_eq!((&a["threads"], &b["threads"]), (&1.into(), &2.into()));
+        for key in ["kind", "tokens", "context", "bytes_per_token", "output_hash"] {
+            assert_eq!(a[key], b[key], "{key}");
+        }
+        for key in ["tokens_per_s", "spread", "fraction_of_read", "fraction_of_dot"] {
+            assert!(a[key].as_f64().unwrap() >= 0.0, "{key}");
+        }
+    }
+}
+
+#[test]
+fn bad_input_gets_a_sentence_and_an_exit_code() {
+    let model = model();
+    let model = model.to_str().unwrap();
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["run", "/nowhere.gguf", "x"], 66, "/nowhere.gguf does not exist"),
+        (&["run", model, ""], 0, ""),
+        (&["run", model, "--raw", ""], 1, "the prompt is empty"),
+        (&["run", model, "--tokens", "1,x"], 2, "`x` is not a token id"),
+        (
+            &["run", model, "--tokens", "1280"],
+            1,
+            "token 1280 is outside the vocabulary of 1280",
+        ),
+        (
+            &["run", model, "--ctx-size", "4", "--tokens", "1,2,3,4"],
+            1,
+            "larger --ctx-size",
+        ),
+        (&["run", model, "x", "--temperature", "-1"], 1, "temperature must be"),
+        (
+            &["run", model, "x", "--threads", "0"],
+            2,
+            "threads must be `auto` or a number",
+        ),
+        (
+            &["run", model, "x", "--kernel", "tl2"],
+            78,
+            "no kernel variant named `tl2`",
+        ),
+        (
+            &["logits", model, "--tokens", "9999", "--output", "/tmp/x"],
+            1,
+            "outside the vocabulary",
+        ),
+        (
+            &["logits", model, "--tokens", "1", "--output", "/nowhere/x"],
+            74,
+            "cannot write /nowhere/x",
+        ),
+        (&["bench", model, "--context", "100000"], 1, "room for 512"),
+    ];
+    for (args, code, sentence) in cases {
+        let more: &[&str] = if args[0] == "run" { &["--max-tokens", "1"] } else { &[] };
+        let (actual, error) = failure(&[args, more].concat());
+        assert_eq!(actual, *code, "{args:?}: {error}");
+        assert!(error.contains(sentence), "{args:?}: {error}");
+        assert!(!error.contains("panicked"), "{args:?}: {error}");
+    }
+}
