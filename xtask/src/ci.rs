@@ -4,16 +4,23 @@
 //! a tool that is not installed is a failure; elsewhere it is a printed SKIP. What this CPU cannot run and no
 //! emulator can is a printed SKIP in both.
 
+mod cpu;
 mod deny;
+mod docs;
+mod e2e;
+mod image;
+mod push;
+mod registry;
 mod report;
 mod rust;
 mod tidy;
-pub mod tool;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
+use crate::{tool, workspace};
 use report::Report;
 
 /// Runs every check that a change must pass.
@@ -36,6 +43,40 @@ pub struct Context {
     root: PathBuf,
 }
 
+impl Context {
+    /// Runs a verb of this program as a user would and returns what it printed.
+    fn xtask(&self, args: &[&str]) -> Result<String> {
+        tool::run(Command::new(std::env::current_exe()?).args(args))
+    }
+
+    /// An empty folder for one step.
+    fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let folder = workspace::target_dir().join("ci").join(name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
+        }
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(folder)
+    }
+
+    /// The small model that the tests serve.
+    fn test_model(&self) -> PathBuf {
+        self.root.join("runtime/tests/data/nano-i2_s.gguf")
+    }
+
+    /// A Python that has `module`: the environment that `.ci/run` makes, or the one on the PATH.
+    fn python(&self, module: &str) -> Result<PathBuf> {
+        let own = workspace::target_dir().join("ci/venv/bin/python");
+        [own, PathBuf::from("python3")]
+            .into_iter()
+            .find(|python| {
+                let import = tool::output(Command::new(python).args(["-c", &format!("import {module}")]));
+                import.is_ok_and(|out| out.code == Some(0))
+            })
+            .ok_or_else(|| tool::missing(module, "run `pip install -r xtask/e2e/requirements.txt`"))
+    }
+}
+
 type Run = fn(&Context, &mut Report) -> Result<()>;
 
 /// A step's name, what it proves, and its function; in the order in which they run: what fails fastest first.
@@ -45,7 +86,21 @@ const STEPS: &[(&str, &str, Run)] = &[
     ("deny", "dependencies obey deny.toml", deny::policy),
     ("advisories", "no known vulnerability", deny::advisories),
     ("clippy", "no warning in any target", rust::clippy),
+    ("workflows", "GitHub's schema accepts them", docs::workflows),
+    ("readme", "its commands exist", docs::readme),
     ("test", "every test, with debug assertions", rust::test),
+    ("goldens", "the generator renders what was reviewed", rust::goldens),
+    ("aarch64", "the runtime's tests on an emulated Arm", cpu::aarch64),
+    ("images", "every target builds in its budget", image::build),
+    ("wrong-cpu", "a sentence, not a crash", cpu::wrong_cpu),
+    ("same-tokens", "every image gives the same answer", cpu::same_tokens),
+    ("registry", "push and pull on loopback", push::run),
+    ("container", "the image as users run it", e2e::run),
+    (
+        "reproducible",
+        "the same digest from another folder",
+        image::reproducible,
+    ),
 ];
 
 /// Runs the chosen steps; an error means that something failed.

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use xtask::{build_image, ci, codegen, detect, inspect, matrix, push, test, verify};
+use xtask::{build_image, ci, codegen, demo, detect, inspect, matrix, push, test, verify};
 
 /// Sterna's build commands: from a description of a machine to a container image made for it.
 ///
@@ -16,6 +16,7 @@ enum Verb {
     /// Run every check that a change must pass
     Ci(ci::Args),
     Codegen(codegen::Args),
+    Demo(demo::Args),
     Detect(detect::Args),
     Inspect(inspect::Args),
     Matrix(matrix::Args),
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Verb::BuildImage(args) => build_image::run(&args),
         Verb::Ci(args) => ci::run(&args),
         Verb::Codegen(args) => codegen::run(&args),
+        Verb::Demo(args) => demo::run(&args),
         Verb::Detect(args) => detect::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Matrix(args) => matrix::run(&args),

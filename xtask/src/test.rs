@@ -1,11 +1,15 @@
 //! `cargo xtask test`: every test of the workspace, with debug assertions.
 
+use std::fmt;
+use std::ops::AddAssign;
+use std::process::Command;
+
 use anyhow::{Context as _, Result, bail};
 
-use crate::ci::tool;
+use crate::tool;
 
 /// Counts of one run of the tests.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Tests that passed.
     pub passed: u64,
@@ -15,13 +19,28 @@ pub struct Counts {
     pub skipped: u64,
 }
 
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Counts) {
+        self.passed += more.passed;
+        self.failed += more.failed;
+        self.skipped += more.skipped;
+    }
+}
+
 /// Runs every test and prints what the runner prints.
 pub fn run() -> Result<()> {
     let counts = run_tests()?;
-    println!(
-        "{} passed, {} failed, {} skipped",
-        counts.passed, counts.failed, counts.skipped
-    );
+    println!("{counts}");
     if counts.failed > 0 {
         bail!("{} tests failed", counts.failed);
     }
@@ -32,24 +51,24 @@ pub fn run() -> Result<()> {
 /// `cargo test`). An error means that the tests could not be built or counted.
 pub fn run_tests() -> Result<Counts> {
     if tool::find("cargo-nextest").is_none() {
-        return count(&["test", "--workspace", "--no-fail-fast"], count_libtest);
+        return count(
+            &mut tool::cargo(&["test", "--workspace", "--no-fail-fast"]),
+            count_libtest,
+        );
     }
     let quiet = ["--status-level", "fail", "--final-status-level", "fail"];
-    let unit = count(
-        &[&["nextest", "run", "--workspace", "--no-fail-fast"], &quiet[..]].concat(),
-        count_nextest,
+    let nextest = ["nextest", "run", "--workspace", "--no-fail-fast"];
+    let mut counts = count(tool::cargo(&nextest).args(quiet), count_nextest)?;
+    counts += count(
+        &mut tool::cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]),
+        count_libtest,
     )?;
-    let doc = count(&["test", "--workspace", "--doc", "--no-fail-fast"], count_libtest)?;
-    Ok(Counts {
-        passed: unit.passed + doc.passed,
-        failed: unit.failed + doc.failed,
-        skipped: unit.skipped + doc.skipped,
-    })
+    Ok(counts)
 }
 
 /// Runs one cargo command and reads its counts with `read`; prints what it said if a test failed.
-pub fn count(args: &[&str], read: fn(&str) -> Option<Counts>) -> Result<Counts> {
-    let out = tool::output(&mut tool::cargo(args))?;
+pub fn count(command: &mut Command, read: fn(&str) -> Option<Counts>) -> Result<Counts> {
+    let out = tool::output(command)?;
     let text = format!("{}{}", out.stdout, out.stderr);
     match read(&text) {
         Some(counts) if (out.code == Some(0)) == (counts.failed == 0) => {

@@ -5,8 +5,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::Context;
 use super::report::Report;
-use super::{Context, tool};
+use crate::tool;
 
 const INSTALL: &str = "install it with `cargo install --locked cargo-deny`";
 

@@ -4,15 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::tool::CannotRun;
+use crate::test::Counts;
+use crate::tool::CannotRun;
 
 /// Counts of everything that ran, and the sentences to repeat at the end.
 pub struct Report {
     /// In CI a missing tool is a failure, not a SKIP.
     strict: bool,
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+    counts: Counts,
     times: Vec<(&'static str, Duration)>,
     failures: Vec<String>,
     skips: Vec<String>,
@@ -24,9 +23,7 @@ impl Report {
     pub fn new(strict: bool) -> Self {
         Report {
             strict,
-            passed: 0,
-            failed: 0,
-            skipped: 0,
+            counts: Counts::default(),
             times: Vec::new(),
             failures: Vec::new(),
             skips: Vec::new(),
@@ -38,11 +35,10 @@ impl Report {
     pub fn step(&mut self, name: &'static str, about: &str, run: impl FnOnce(&mut Report) -> Result<()>) {
         println!("\n== {name}: {about}");
         self.step = name;
-        let before = self.passed + self.failed + self.skipped;
+        let before = self.counts;
         let start = Instant::now();
         let result = run(self);
-        let silent = self.passed + self.failed + self.skipped == before;
-        if result.is_err() || silent {
+        if result.is_err() || self.counts == before {
             self.count(name, result);
         }
         let time = start.elapsed();
@@ -56,15 +52,16 @@ impl Report {
     }
 
     /// Adds a test runner's own counts.
-    pub fn tests(&mut self, passed: u64, failed: u64, skipped: u64) {
-        self.passed += passed;
-        self.failed += failed;
-        self.skipped += skipped;
+    pub fn tests(&mut self, counts: Counts) {
+        self.counts += counts;
+        if counts.failed > 0 {
+            self.failures.push(format!("{}: {} tests", self.step, counts.failed));
+        }
     }
 
     fn count(&mut self, name: &str, result: Result<()>) {
         let Err(error) = result else {
-            self.passed += 1;
+            self.counts.passed += 1;
             println!("   ok      {name}");
             return;
         };
@@ -77,11 +74,11 @@ impl Report {
             .downcast_ref::<CannotRun>()
             .is_some_and(|c| c.even_in_ci || !self.strict);
         if skip {
-            self.skipped += 1;
+            self.counts.skipped += 1;
             println!("   SKIP    {name}: {error:#}");
             self.skips.push(format!("{what}: {error:#}"));
         } else {
-            self.failed += 1;
+            self.counts.failed += 1;
             println!("   FAILED  {name}: {error:#}");
             self.failures.push(what);
         }
@@ -101,11 +98,8 @@ impl Report {
         for failure in &self.failures {
             println!("FAILED {failure}");
         }
-        println!(
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        );
-        self.failed == 0
+        println!("{}", self.counts);
+        self.counts.failed == 0
     }
 }
 
@@ -113,8 +107,8 @@ impl Report {
 mod tests {
     use anyhow::anyhow;
 
-    use super::super::tool::{impossible, missing};
     use super::*;
+    use crate::tool::{impossible, missing};
 
     #[test]
     fn missing_tools_fail_only_where_that_is_asked_for() {
@@ -127,7 +121,14 @@ mod tests {
                 r.check("cpu", || Err(impossible("no amx here")));
                 Ok(())
             });
-            assert_eq!((report.passed, report.failed, report.skipped), (0, failed, 2 - failed));
+            assert_eq!(
+                report.counts,
+                Counts {
+                    passed: 0,
+                    failed,
+                    skipped: 2 - failed
+                }
+            );
             assert_eq!(report.finish(), failed == 0);
         }
     }
@@ -142,6 +143,13 @@ mod tests {
             r.check("two", || Ok(()));
             Err(anyhow!("and then it broke"))
         });
-        assert_eq!((report.passed, report.failed, report.skipped), (3, 2, 0));
+        assert_eq!(
+            report.counts,
+            Counts {
+                passed: 3,
+                failed: 2,
+                skipped: 0
+            }
+        );
     }
 }

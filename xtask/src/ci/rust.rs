@@ -4,9 +4,10 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::Context;
 use super::report::Report;
-use super::{Context, tool};
 use crate::test;
+use crate::tool;
 
 /// Prints which compilers ran and what this CPU can do, so that a log explains itself.
 pub fn print_versions() {
@@ -59,10 +60,12 @@ pub fn clippy(_: &Context, _: &mut Report) -> Result<()> {
 /// `cargo xtask test`.
 pub fn test(_: &Context, report: &mut Report) -> Result<()> {
     let counts = test::run_tests()?;
-    println!(
-        "   {} passed, {} failed, {} ignored",
-        counts.passed, counts.failed, counts.skipped
-    );
-    report.tests(counts.passed, counts.failed, counts.skipped);
+    println!("   {counts}");
+    report.tests(counts);
     Ok(())
+}
+
+/// `cargo xtask codegen --check`: the committed renderings are what the generator makes.
+pub fn goldens(ctx: &Context, _: &mut Report) -> Result<()> {
+    ctx.xtask(&["codegen", "--check"]).map(drop)
 }

@@ -1,0 +1,110 @@
+//! The steps that build images: every target once, and some again in another folder.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::Context;
+use super::report::Report;
+use crate::tool;
+use crate::workspace;
+
+/// What CI builds for x86-64.
+pub const X86_64: &[&str] = &["baseline", "avx2", "avx512vnni", "universal"];
+/// What CI cross-builds for 64-bit Arm.
+pub const AARCH64: &[&str] = &["neon", "dotprod", "universal-arm64"];
+/// Rust's name for it.
+pub const AARCH64_TRIPLE: &str = "aarch64-unknown-linux-gnu";
+
+/// Everything that an image's folder must hold.
+const ARTEFACTS: &[&str] = &[
+    "oci/index.json",
+    "image.oci.tar",
+    "image.docker.tar",
+    "digest.txt",
+    "plan.json",
+    "rootfs/sterna",
+];
+
+/// The folder of an image that [`build`] built.
+pub fn folder(target: &str) -> PathBuf {
+    workspace::images_dir().join(target)
+}
+
+/// The digest that a build wrote into `folder`.
+pub fn digest(folder: &Path) -> Result<String> {
+    let file = folder.join("digest.txt");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("no {}", file.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Builds every target; the budget of an image fails its build.
+pub fn build(ctx: &Context, report: &mut Report) -> Result<()> {
+    report.check("x86-64", || build_all(ctx, X86_64));
+    report.check("64-bit Arm", || {
+        if cfg!(not(target_arch = "aarch64")) {
+            need_aarch64_toolchain()?;
+        }
+        build_all(ctx, AARCH64)
+    });
+    Ok(())
+}
+
+fn build_all(ctx: &Context, targets: &[&str]) -> Result<()> {
+    println!(
+        "{}",
+        ctx.xtask(&["build-image", "--target", &targets.join(",")])?.trim()
+    );
+    for (target, artefact) in targets.iter().flat_map(|t| ARTEFACTS.iter().map(move |a| (t, a))) {
+        let path = folder(target).join(artefact);
+        ensure!(path.exists(), "the build left no {}", path.display());
+    }
+    Ok(())
+}
+
+/// What cross-building for Arm takes, each with how to get it.
+pub fn need_aarch64_toolchain() -> Result<()> {
+    tool::need(
+        "aarch64-linux-gnu-gcc",
+        "install the cross compiler (Debian: gcc-aarch64-linux-gnu)",
+    )?;
+    let print = ["--print", "target-libdir", "--target", AARCH64_TRIPLE];
+    let libraries = tool::run(Command::new("rustc").args(print))?;
+    if !Path::new(libraries.trim()).is_dir() {
+        let how = format!("run `rustup target add {AARCH64_TRIPLE}`");
+        return Err(tool::missing("Rust's standard library for Arm", &how));
+    }
+    Ok(())
+}
+
+/// Builds one image from a copy of the checkout in another folder, with nothing compiled yet, and compares digests.
+pub fn reproducible(ctx: &Context, report: &mut Report) -> Result<()> {
+    let copy = copy_checkout(ctx)?;
+    let mut build = tool::cargo(&["xtask", "build-image", "--target", "universal,avx2"]);
+    tool::run(build.current_dir(&copy).env_remove("CARGO_TARGET_DIR"))?;
+    for target in ["universal", "avx2"] {
+        report.check(target, || {
+            let here = digest(&folder(target))?;
+            let there = digest(&copy.join("target/images").join(target))?;
+            ensure!(here == there, "built here {here}, built in {} {there}", copy.display());
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+/// Copies every file that git tracks, or would track.
+fn copy_checkout(ctx: &Context) -> Result<PathBuf> {
+    let copy = ctx.scratch("another-folder")?;
+    let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+    let files = tool::run(Command::new("git").arg("-C").arg(&ctx.root).args(list))?;
+    for file in files.split_terminator('\0') {
+        let (from, to) = (ctx.root.join(file), copy.join(file));
+        if from.is_file() {
+            std::fs::create_dir_all(to.parent().expect("a file has a folder"))?;
+            std::fs::copy(from, to)?;
+        }
+    }
+    Ok(copy)
+}
