@@ -347,6 +347,14 @@ mod tests {
         tokens.iter().enumerate().map(row).collect()
     }
 
+    #[test]
+    fn recycling_keeps_the_allocation() {
+        let rows = Vec::with_capacity(7);
+        let place = rows.as_ptr();
+        let again = recycle(rows);
+        assert_eq!((again.as_ptr(), again.capacity()), (place, 7));
+    }
+
     const TOKENS: [u32; 9] = [3, 1, 4, 1, 5, 9, 2, 6, 5];
 
     #[test]

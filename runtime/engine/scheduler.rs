@@ -1,8 +1,8 @@
 //! The engine's thread: which rows go into the next pass, and what their logits become.
 //!
 //! Requests are admitted first come first served, up to as many at once as there are caches. Every pass feeds
-//! the next token of each sequence that is generating, so that nobody starves, and fills the rest of the batch with
-//! prompts, oldest first.
+//! the next token of each sequence that is generating, so that nobody starves, and adds prompts, oldest first: as much
+//! as the batch holds, or a small piece when others wait for that pass.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,6 +16,10 @@ use super::kv::KvCache;
 use super::sampling::Sampler;
 use super::{EngineConfig, Event, FinishReason, Request, Stats, SubmitError};
 use crate::text::{Piece, StreamDecoder, Tokenizer};
+
+/// Most prompt rows in a pass that others wait in for their next token: enough for the matrix product to work near
+/// its best, and few enough for their streams not to stutter.
+const PROMPT_ROWS_BESIDE: usize = 64;
 
 /// What the engine's thread and its callers share.
 pub struct Shared {
@@ -309,6 +313,9 @@ impl Scheduler {
         self.rows.clear();
         let generating = self.active.iter().filter(|sequence| !sequence.in_prompt()).count();
         let mut for_prompts = self.batch - generating;
+        if generating > 0 {
+            for_prompts = for_prompts.min(PROMPT_ROWS_BESIDE);
+        }
         for sequence in &mut self.active {
             // A sequence that generates has one token pending.
             let mut count = sequence.tokens.len() - sequence.fed;
