@@ -251,6 +251,15 @@ pub fn bindings(plan: &KernelPlan, tags: &[TargetSpec]) -> Result<String, Render
             );
         }
         let _ = writeln!(out, "        ],");
+        let _ = writeln!(out, "        knobs: &[");
+        for k in &variant.knobs {
+            let _ = writeln!(
+                out,
+                "            ({:?}, {}, {:?}, {:?}),",
+                k.name, k.value, k.formula, k.reason
+            );
+        }
+        let _ = writeln!(out, "        ],");
         for kernel in &variant.kernels {
             let _ = writeln!(out, "        {}: {},", kernel.role.name(), kernel.symbol);
         }
@@ -273,11 +282,6 @@ pub fn bindings(plan: &KernelPlan, tags: &[TargetSpec]) -> Result<String, Render
         }
     }
     out += "];\n\n";
-    let _ = writeln!(
-        out,
-        "/// `plan.json`: every knob with its formula and reason.\npub const PLAN_JSON: &str = {:?};",
-        plan.to_json()
-    );
     Ok(out)
 }
 

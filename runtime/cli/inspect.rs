@@ -126,7 +126,9 @@ impl<'a> Report<'a> {
             "kernels": match &self.kernels {
                 Ok(v) => json!({"variant": v.name, "reason": reason(v),
                                 "roles": v.listing.iter().map(|(role, symbol, template)|
-                                    json!({"role": role, "symbol": symbol, "template": template})).collect::<Vec<_>>()}),
+                                    json!({"role": role, "symbol": symbol, "template": template})).collect::<Vec<_>>(),
+                                "knobs": v.knobs.iter().map(|(name, value, formula, reason)|
+                                    json!({"name": name, "value": value, "formula": formula, "reason": reason})).collect::<Vec<_>>()}),
                 Err(problem) => json!({"problem": problem}),
             },
             "metadata": metadata,
@@ -199,6 +201,10 @@ impl<'a> Report<'a> {
                 writeln!(out, "  {}: {}", variant.name, reason(variant))?;
                 for (role, symbol, template) in variant.listing {
                     writeln!(out, "  {role:<10} {symbol:<36} {template}")?;
+                }
+                writeln!(out, "\nKnobs")?;
+                for (name, value, formula, reason) in variant.knobs {
+                    writeln!(out, "  {name:<18} {value:>8} = {formula}: {reason}")?;
                 }
             }
             Err(problem) => writeln!(out, "  none: {problem}")?,

@@ -44,6 +44,8 @@ pub struct Variant {
     pub features: &'static [&'static str],
     /// (role, symbol, template) of every kernel, for people.
     pub listing: &'static [(&'static str, &'static str, &'static str)],
+    /// (name, value, formula, reason) of every knob of the plan, for people.
+    pub knobs: &'static [(&'static str, u64, &'static str, &'static str)],
     /// Longest ternary row that no accumulator can overflow on, in weights.
     pub max_cols: usize,
     /// Rows of a GEMM tile: threads get multiples of it.
