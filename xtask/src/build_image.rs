@@ -129,6 +129,8 @@ pub struct Builder<'a> {
     recipe: Recipe,
     toolchains: BTreeMap<Arch, Toolchain>,
     progress: &'a Progress,
+    /// Compile the runtime even where Cargo would take what is there.
+    pub from_scratch: bool,
 }
 
 /// An image with what is not part of it.
@@ -158,6 +160,7 @@ impl<'a> Builder<'a> {
             recipe,
             toolchains: BTreeMap::new(),
             progress,
+            from_scratch: false,
         })
     }
 
@@ -167,6 +170,9 @@ impl<'a> Builder<'a> {
             Occupied(known) => known.into_mut(),
             Vacant(new) => new.insert(Toolchain::find(spec.arch)?),
         };
+        if self.from_scratch {
+            compile::forget(toolchain)?;
+        }
         let compiled = compile::compile(spec, toolchain, self.progress)?;
         self.progress.stage(0, &format!("{}: building the image", spec.name));
         let annotations = annotations(spec, &self.recipe, &compiled.plan, &toolchain.version)?;

@@ -81,6 +81,29 @@ pub fn compile(spec: &TargetSpec, toolchain: &Toolchain, progress: &Progress) ->
     Ok(Compiled { binary, plan })
 }
 
+/// Throws away what Cargo has compiled of the runtime itself, so that the next build is one.
+pub fn forget(toolchain: &Toolchain) -> Result<()> {
+    let status = Command::new(cargo())
+        .current_dir(workspace::root())
+        .args([
+            "clean",
+            "--quiet",
+            "--release",
+            "--package",
+            "sterna",
+            "--target",
+            &toolchain.triple,
+        ])
+        .arg("--target-dir")
+        .arg(workspace::target_dir())
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        bail!("cargo could not clean up: see above");
+    }
+    Ok(())
+}
+
 /// Environment variables that would change the image without being part of its source or target. Cargo's own
 /// `CARGO_ENCODED_RUSTFLAGS`, which is set above, already overrules every other source of Rust flags.
 pub fn ignored_variables() -> impl Iterator<Item = String> {

@@ -32,6 +32,7 @@ pub fn run(args: &Args) -> Result<()> {
     let images = inspect::find(&args.image, &args.registry)?;
     let progress = Progress::new();
     let mut builder = Builder::new(&progress)?;
+    builder.from_scratch = true;
     for theirs in &images {
         let spec = spec(theirs)?;
         let created = theirs
