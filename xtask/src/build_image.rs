@@ -77,6 +77,12 @@ pub struct Built {
     pub unpacked_bytes: u64,
     /// The image's folder.
     pub folder: PathBuf,
+    /// Where --push has put it: `REGISTRY/NAME:TAG@DIGEST`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<String>,
+    /// The index that --push has put it into, in the same form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<String>,
 }
 
 /// Builds, stores, loads, pushes, reports.
@@ -87,6 +93,9 @@ pub fn run(args: &Args) -> Result<()> {
             "--tag names one image and --target names {}: leave --tag out",
             specs.len()
         );
+    }
+    if let Some(tag) = &args.tag {
+        check_tag(tag)?;
     }
     let output = args.output.clone().unwrap_or_else(workspace::images_dir);
     let progress = Progress::new();
@@ -110,7 +119,11 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if let Some(reference) = &args.push {
         let folders: Vec<PathBuf> = all.iter().map(|built| built.folder.clone()).collect();
-        push::push(reference, &folders, &args.registry, &progress)?;
+        let pushed = push::push(reference, &folders, &args.registry, &progress)?;
+        for (built, image) in all.iter_mut().zip(pushed.images) {
+            built.pushed = Some(image);
+            built.index.clone_from(&pushed.index);
+        }
     }
     progress.finish();
     for built in &all {
@@ -120,6 +133,15 @@ pub fn run(args: &Args) -> Result<()> {
         } else {
             report(built, &builder.recipe, loaded)
         })?;
+    }
+    Ok(())
+}
+
+/// A tag becomes part of an image's name, and a folder.
+fn check_tag(tag: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if tag.is_empty() || tag.len() > 128 || tag.starts_with(['.', '-']) || !tag.chars().all(allowed) {
+        bail!("`{tag}` cannot stand as an image tag: use letters, digits, `.`, `_`, `-`");
     }
     Ok(())
 }
@@ -306,6 +328,8 @@ pub fn store(output: &Output, folder: &Path, tag: &str, recipe: &Recipe) -> Resu
         compressed_bytes: image.compressed_bytes(),
         unpacked_bytes: output.entries.iter().map(|entry| entry.bytes.len() as u64).sum(),
         folder: done,
+        pushed: None,
+        index: None,
     })
 }
 
@@ -325,17 +349,102 @@ fn report(built: &Built, recipe: &Recipe, engine: Engine) -> String {
     let uid = recipe.user.split(':').next().unwrap_or(&recipe.user);
     let (compressed, unpacked) = (megabytes(built.compressed_bytes), megabytes(built.unpacked_bytes));
     let (program, archive) = (engine.program(), folder.join("image.docker.tar"));
+    let pushed = |what: &str, place: &Option<String>| {
+        place
+            .as_ref()
+            .map_or_else(String::new, |place| format!("  {what:<7} {place}\n"))
+    };
     format!(
         "\n{name}\n  digest  {digest}\n  size    {compressed} compressed, {unpacked} unpacked\n  folder  {}\n  \
          load    {program} load --input {}\n  run     {program} run --rm --read-only --cap-drop=ALL --user {uid} \
-         -v \"$PWD/models:{}:ro\" -p 127.0.0.1:8080:8080 {name}\n",
+         -v \"$PWD/models:{}:ro\" -p 127.0.0.1:8080:8080 {name}\n{}{}",
         folder.display(),
         archive.display(),
         recipe.models,
+        pushed("pushed", &built.pushed),
+        pushed("index", &built.index),
     )
 }
 
 /// Megabytes of a million bytes, as registries count.
 pub fn megabytes(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder(progress: &Progress, budget: u64) -> Builder<'_> {
+        let mut builder = Builder::new(progress).unwrap();
+        builder.recipe.budget.compressed_bytes = budget;
+        builder
+    }
+
+    #[test]
+    fn the_budget_is_a_limit() {
+        let progress = Progress::new();
+        let spec = crate::machine::native();
+        assert!(builder(&progress, 1000).check_budget(&spec, 1000).is_ok());
+        let message = builder(&progress, 1_000_000)
+            .check_budget(&spec, 1_500_000)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("1.50 MB compressed") && message.contains("is 1.00 MB"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_tag_cannot_lead_out_of_the_folder() {
+        assert!(check_tag("1.0-rc.1_mine").is_ok());
+        for tag in ["", ".", "..", "a/b", "-rf", "a b"] {
+            assert!(check_tag(tag).is_err(), "{tag:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_stored_whole_and_replaces_the_one_before() {
+        let image = oci::fixture::image("avx2");
+        let entries = image.entries().unwrap();
+        let output = Output {
+            image,
+            plan: b"{}".to_vec(),
+            entries,
+            target: "avx2".to_owned(),
+        };
+        let recipe = Recipe::read(&workspace::root().join("images/image.toml")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("mine/stale")).unwrap();
+        let built = store(&output, dir.path(), "mine", &recipe).unwrap();
+        assert_eq!(
+            (built.name.as_str(), built.folder.as_path()),
+            ("sterna:mine", dir.path().join("mine").as_path())
+        );
+        let mut names: Vec<String> = std::fs::read_dir(&built.folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "digest.txt",
+                "image.docker.tar",
+                "image.oci.tar",
+                "oci",
+                "plan.json",
+                "rootfs"
+            ]
+        );
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "no partial folder stays"
+        );
+        assert_eq!(layout::open(&built.folder.join("oci")).unwrap(), output.image);
+        let text = report(&built, &recipe, Engine::Docker);
+        assert!(text.contains("docker run --rm --read-only --cap-drop=ALL --user 65532 -v \"$PWD/models:/models:ro\""));
+    }
 }

@@ -43,7 +43,18 @@ pub fn run(args: &Args) -> Result<()> {
         args.from.clone()
     };
     let progress = Progress::new();
-    push(&args.reference, &folders, &args.registry, &progress)
+    let pushed = push(&args.reference, &folders, &args.registry, &progress)?;
+    progress.finish();
+    let lines: Vec<&str> = pushed.images.iter().chain(&pushed.index).map(String::as_str).collect();
+    print(&(lines.join("\n") + "\n"))
+}
+
+/// What is now in the registry, each as `REGISTRY/NAME:TAG@DIGEST`.
+pub struct Pushed {
+    /// In the order of the folders.
+    pub images: Vec<String>,
+    /// The index of them all, if there are several.
+    pub index: Option<String>,
 }
 
 /// Every image folder of the default output.
@@ -69,7 +80,7 @@ fn built() -> Result<Vec<PathBuf>> {
 }
 
 /// Pushes the images in `folders`.
-pub fn push(reference: &str, folders: &[PathBuf], args: &RegistryArgs, progress: &Progress) -> Result<()> {
+pub fn push(reference: &str, folders: &[PathBuf], args: &RegistryArgs, progress: &Progress) -> Result<Pushed> {
     let mut images = Vec::new();
     for folder in folders {
         let image = layout::open(&folder.join("oci")).with_context(|| format!("no image in {}", folder.display()))?;
@@ -83,19 +94,25 @@ pub fn push(reference: &str, folders: &[PathBuf], args: &RegistryArgs, progress:
     let plan = Plan::new(reference, &targets)?;
     let repository = Repository::connect(&plan.repository, args)?;
     let (registry, name) = (plan.repository.registry(), plan.repository.repository());
+    let mut pushed = Pushed {
+        images: Vec::new(),
+        index: None,
+    };
     for ((_, image), tag) in images.iter().zip(&plan.tags) {
         progress.stage(0, &format!("pushing {registry}/{name}:{tag}"));
         let sent = repository.push(image, tag)?;
         progress.line(&format!("sent {sent} of {} bytes", image.compressed_bytes()));
-        print(&format!("{registry}/{name}:{tag}@{}\n", image.digest()))?;
+        pushed
+            .images
+            .push(format!("{registry}/{name}:{tag}@{}", image.digest()));
     }
     if let Some(tag) = &plan.index {
         let all: Vec<&Image> = images.iter().map(|(_, image)| image).collect();
         let index = index::build(&all)?;
         repository.push_index(&index, tag)?;
-        print(&format!("{registry}/{name}:{tag}@{}\n", index.digest))?;
+        pushed.index = Some(format!("{registry}/{name}:{tag}@{}", index.digest));
     }
-    Ok(())
+    Ok(pushed)
 }
 
 /// Which tag every image gets.

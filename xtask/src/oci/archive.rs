@@ -63,3 +63,48 @@ fn tar(files: &[File]) -> Result<Vec<u8>> {
     }
     Ok(builder.into_inner()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::fixture;
+
+    fn read(tar: &[u8]) -> BTreeMap<String, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        for entry in tar::Archive::new(tar).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            files.insert(entry.path().unwrap().to_string_lossy().into_owned(), bytes);
+        }
+        files
+    }
+
+    #[test]
+    fn the_docker_archive_is_the_layout_and_a_table_of_contents() {
+        let image = fixture::image("avx2");
+        let layout = layout::files(&image, "sterna:avx2").unwrap();
+        assert_eq!(read(&oci(&layout).unwrap()), layout.iter().cloned().collect());
+        let mut files = read(&docker(&image, "sterna:avx2", &layout).unwrap());
+        let contents: serde_json::Value = serde_json::from_slice(&files.remove("manifest.json").unwrap()).unwrap();
+        assert_eq!(files, layout.into_iter().collect());
+        assert_eq!(contents[0]["RepoTags"], json!(["sterna:avx2"]));
+        assert_eq!(files[contents[0]["Config"].as_str().unwrap()], image.config.bytes);
+        assert_eq!(files[contents[0]["Layers"][0].as_str().unwrap()], image.layers[0].bytes);
+    }
+
+    #[test]
+    fn both_archives_read_back() {
+        let image = fixture::image("neon");
+        let files = layout::files(&image, "sterna:neon").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.tar");
+        for bytes in [oci(&files).unwrap(), docker(&image, "sterna:neon", &files).unwrap()] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(open(&path).unwrap(), image);
+        }
+        std::fs::write(&path, "no tar ".repeat(200)).unwrap();
+        let message = open(&path).unwrap_err().to_string();
+        assert!(message.ends_with("is no image archive"), "{message}");
+    }
+}

@@ -77,25 +77,10 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::oci::{config, layer, manifest};
-    use crate::recipe::Recipe;
-    use crate::workspace;
     use oci_spec::image::ImageIndex;
 
-    fn image(target: &str) -> Image {
-        let recipe = Recipe::read(&workspace::root().join("images/image.toml")).unwrap();
-        let spec = TargetSpec::resolve(&workspace::targets_dir(), target).unwrap();
-        let annotations = BTreeMap::from([
-            (key::TARGET.to_owned(), target.to_owned()),
-            (key::TARGET_SPEC.to_owned(), spec.to_toml()),
-        ]);
-        let layer = layer::build(vec![layer::Entry::program("sterna", target.as_bytes().to_vec())]).unwrap();
-        let config = config::build(&recipe, spec.arch, "1970-01-01T00:00:00Z", &layer.diff_id, &annotations).unwrap();
-        manifest::build(config, layer.blob, &annotations).unwrap()
-    }
+    use super::*;
+    use crate::oci::fixture::image;
 
     #[test]
     fn the_most_portable_of_an_architecture_comes_first_and_nothing_has_a_variant() {

@@ -95,3 +95,37 @@ fn blob(file: &dyn Fn(&str) -> Result<Vec<u8>>, descriptor: &Descriptor) -> Resu
         digest: found,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::fixture;
+
+    #[test]
+    fn two_folders_hold_the_same_files_and_read_back() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for dir in [&one, &two] {
+            // Built anew for each: hash maps iterate in another order every time.
+            write(&files(&fixture::image("avx2"), "sterna:avx2").unwrap(), dir.path()).unwrap();
+        }
+        let read = |dir: &tempfile::TempDir, path: &str| std::fs::read(dir.path().join(path)).unwrap();
+        for (path, bytes) in files(&fixture::image("avx2"), "sterna:avx2").unwrap() {
+            assert_eq!(read(&one, &path), bytes, "{path}");
+            assert_eq!(read(&two, &path), bytes, "{path}");
+        }
+        assert_eq!(open(one.path()).unwrap(), fixture::image("avx2"));
+    }
+
+    #[test]
+    fn a_damaged_blob_is_found() {
+        let image = fixture::image("avx2");
+        let dir = tempfile::tempdir().unwrap();
+        write(&files(&image, "sterna:avx2").unwrap(), dir.path()).unwrap();
+        std::fs::write(dir.path().join(blob_path(&image.config.digest)), "{}").unwrap();
+        let message = open(dir.path()).unwrap_err().to_string();
+        assert!(
+            message.starts_with("damaged image") && message.contains(&image.config.digest),
+            "{message}"
+        );
+    }
+}

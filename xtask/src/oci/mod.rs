@@ -6,6 +6,8 @@
 pub mod archive;
 pub mod config;
 pub mod credentials;
+#[cfg(test)]
+pub mod fixture;
 pub mod index;
 pub mod layer;
 pub mod layout;
