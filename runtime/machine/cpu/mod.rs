@@ -130,10 +130,10 @@ impl Caches {
 /// Every feature that detection can name, for the test that holds these names against the generator's.
 #[cfg(test)]
 pub fn known_features() -> Vec<&'static str> {
-    let mut names = arm::names();
+    let names = arm::names().into_iter();
     #[cfg(target_arch = "x86_64")]
-    names.extend(x86::names());
-    names
+    let names = names.chain(x86::names());
+    names.collect()
 }
 
 #[cfg(test)]
