@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use oci_spec::image::{ANNOTATION_DESCRIPTION, ANNOTATION_LICENSES, ANNOTATION_TITLE, ANNOTATION_VERSION};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sterna_codegen::target::{Arch, TargetSpec};
 
 use crate::oci::layer::Entry;
@@ -63,7 +63,7 @@ pub enum Engine {
 }
 
 /// An image on disk.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Built {
     /// Name of the target.
     pub target: String,

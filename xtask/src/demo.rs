@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::build_image::megabytes;
+use crate::build_image::{Built, megabytes};
 use crate::container::{Container, Engine, Options, free_port};
 use crate::workspace;
 
@@ -125,15 +125,6 @@ fn show(args: &Args, server: &Shared) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What `build-image --json` prints of an image.
-#[derive(serde::Deserialize)]
-struct Built {
-    name: String,
-    compressed_bytes: u64,
-    unpacked_bytes: u64,
-    folder: PathBuf,
 }
 
 /// Builds the image for `target`; progress goes to the terminal.

@@ -3,10 +3,11 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use sterna_codegen::target::TargetSpec;
 
 use super::Context;
 use super::report::Report;
-use crate::tool;
+use crate::{tool, workspace};
 
 /// Every GitHub workflow against the schema that its makers publish.
 pub fn workflows(ctx: &Context, report: &mut Report) -> Result<()> {
@@ -21,9 +22,19 @@ pub fn workflows(ctx: &Context, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The commands that README shows are commands that exist: every `cargo xtask VERB` and `--flag` in it.
+/// README names every target, and the commands that it shows exist: each `cargo xtask VERB` and `--flag` in it.
 pub fn readme(ctx: &Context, report: &mut Report) -> Result<()> {
     let text = std::fs::read_to_string(ctx.root.join("README.md"))?;
+    report.check("every target stands in its table", || {
+        let targets = TargetSpec::all(&workspace::targets_dir())?;
+        let absent: Vec<_> = targets
+            .iter()
+            .filter(|t| !text.contains(&format!("`{}`", t.name)))
+            .map(|t| &t.name)
+            .collect();
+        ensure!(absent.is_empty(), "no {absent:?}");
+        Ok(())
+    });
     for command in xtask_commands(&text) {
         report.check(&command.join(" "), || knows(ctx, &command));
     }

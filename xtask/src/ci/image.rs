@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Context;
 use super::report::Report;
+use crate::build_image::{Built, megabytes};
 use crate::tool;
 use crate::workspace;
 
@@ -52,13 +53,25 @@ pub fn build(ctx: &Context, report: &mut Report) -> Result<()> {
 }
 
 fn build_all(ctx: &Context, targets: &[&str]) -> Result<()> {
-    println!(
-        "{}",
-        ctx.xtask(&["build-image", "--target", &targets.join(",")])?.trim()
-    );
-    for (target, artefact) in targets.iter().flat_map(|t| ARTEFACTS.iter().map(move |a| (t, a))) {
-        let path = folder(target).join(artefact);
-        ensure!(path.exists(), "the build left no {}", path.display());
+    let said = ctx.xtask(&["build-image", "--json", "--target", &targets.join(",")])?;
+    for built in said.lines().map(serde_json::from_str) {
+        let Built {
+            name,
+            digest,
+            compressed_bytes,
+            unpacked_bytes,
+            folder,
+            ..
+        } = built?;
+        let (compressed, unpacked) = (megabytes(compressed_bytes), megabytes(unpacked_bytes));
+        println!("   {name:24} {compressed} compressed, {unpacked} unpacked, {digest}");
+        for artefact in ARTEFACTS {
+            ensure!(
+                folder.join(artefact).exists(),
+                "the build left no {artefact} in {}",
+                folder.display()
+            );
+        }
     }
     Ok(())
 }
