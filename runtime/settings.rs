@@ -121,7 +121,7 @@ table! {
     api_key: ApiKeys, parse::api_keys, ["BITNET_API_KEY", "LLAMA_API_KEY"];
     /// Browser origins that may call the API, separated by commas, or `*` [default: none]
     #[arg(value_name = "ORIGIN")]
-    cors_origin: String, parse::text, [];
+    cors_origin: String, parse::cors_origin, [];
     /// Tokens of context per request; 0 = what the model was trained for [default: 4096, or the model's if less]
     #[arg(short, value_name = "TOKENS")]
     ctx_size: usize, parse::ctx_size, ["BITNET_CTX_SIZE", "LLAMA_ARG_CTX_SIZE"];

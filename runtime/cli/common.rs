@@ -23,9 +23,16 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the model, mapped.
+    /// Opens the model, mapped, and reads its weights once: unlike the server, a command has no later moment in which
+    /// to find that a weight is none.
     pub fn open(&self) -> Result<Opened, ModelError> {
-        Model::open(&self.model, MapOptions::default())
+        let opened = Model::open(&self.model, MapOptions::default())?;
+        let invalid = |reason| ModelError::Invalid {
+            path: opened.path.clone(),
+            reason,
+        };
+        opened.model.validate_codes().map_err(invalid)?;
+        Ok(opened)
     }
 
     /// The kernels to run it with.

@@ -1,9 +1,11 @@
 //! `sterna detect`: this machine, what this process may use of it, and what this image makes of that.
 
 use std::fmt::Write;
+use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
 
+use super::common::CommandError;
 use crate::kernels::{self, TAGS, TARGET};
 use crate::machine::cpu::{Cache, Machine};
 use crate::machine::guard;
@@ -28,7 +30,7 @@ pub fn run(args: DetectArgs, machine: &Machine) -> Result<(), super::Error> {
         DetectArgs { env: true, .. } => report.assignments(),
         _ => report.table(),
     };
-    print!("{text}");
+    io::stdout().write_all(text.as_bytes()).map_err(CommandError::Stdio)?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::common::CommandError;
 use crate::settings::{self, ServeArgs, Settings};
 
 /// Where the server is.
@@ -67,7 +68,7 @@ pub fn run(args: HealthcheckArgs) -> Result<(), super::Error> {
         }
         .into());
     }
-    println!("{body}");
+    writeln!(io::stdout(), "{body}").map_err(CommandError::Stdio)?;
     Ok(())
 }
 

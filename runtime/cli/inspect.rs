@@ -154,6 +154,8 @@ impl<'a> Report<'a> {
         )?;
         writeln!(out, "\nMetadata")?;
         for (key, kind, value) in gguf.entries() {
+            // Names are the file's as well: nothing in them may reach the terminal as a command.
+            let key = key.escape_debug().to_string();
             writeln!(out, "  {key:<44} {:<7} {}", kind.name(), metadata_text(value))?;
         }
         writeln!(out, "\nTensors")?;
@@ -163,7 +165,7 @@ impl<'a> Report<'a> {
             writeln!(
                 out,
                 "  {:<32} {:<8} {shape:>16} {bytes:>12} bytes",
-                t.name,
+                t.name.escape_debug().to_string(),
                 t.encoding.to_string()
             )?;
         }

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -63,7 +63,8 @@ fn stamp(file: &File) -> io::Result<Stamp> {
 impl Mapping {
     /// Maps or reads the file at `path`.
     pub fn open(path: &Path, options: MapOptions) -> io::Result<Mapping> {
-        let mut file = File::open(path)?;
+        // A pipe without a writer would hold the open, were it not for the flag; regular files ignore it.
+        let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let stamp = stamp(&file)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));

@@ -50,12 +50,17 @@ fn sent_key(headers: &HeaderMap) -> Option<&str> {
 fn cors(origins: &str) -> CorsLayer {
     let origins = match origins {
         "*" => AllowOrigin::from(Anything),
+        // Settings have checked every one of them.
         list => AllowOrigin::list(
             list.split(',')
                 .filter_map(|origin| HeaderValue::from_str(origin.trim()).ok()),
         ),
     };
-    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE];
+    let keys = ["x-api-key", "api-key"].map(header::HeaderName::from_static);
+    let headers = [header::AUTHORIZATION, header::CONTENT_TYPE]
+        .into_iter()
+        .chain(keys)
+        .collect::<Vec<_>>();
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods(Anything)

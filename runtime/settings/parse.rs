@@ -29,6 +29,21 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     }
 }
 
+/// `*` alone, or origins as browsers send them.
+pub(super) fn cors_origin(text: &str) -> Result<String, String> {
+    let text = self::text(text)?;
+    let is_origin = |origin: &str| {
+        let host = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"));
+        host.is_some_and(|h| !h.is_empty() && h.bytes().all(|b| b.is_ascii_graphic() && !b"/*,".contains(&b)))
+    };
+    if text == "*" || text.split(',').all(|origin| is_origin(origin.trim())) {
+        return Ok(text);
+    }
+    Err("`*`, or origins such as https://app.example.org, separated by commas".to_owned())
+}
+
 /// No names but `localhost`: a static program in an empty image has nothing to resolve them with.
 pub(super) fn host(text: &str) -> Result<IpAddr, String> {
     match text {
@@ -145,5 +160,28 @@ pub(super) fn kernel(name: String, warnings: &mut Vec<String>) -> Option<String>
             None
         }
         _ => Some(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cors_takes_a_star_alone_or_origins() {
+        for good in ["*", "https://a.example", "http://localhost:3000, https://b.example"] {
+            assert!(cors_origin(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "*, http://a",
+            ",",
+            "http://a b",
+            "::bad",
+            "https://",
+            "https://a/path",
+        ] {
+            assert!(cors_origin(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -8,6 +8,9 @@ use minijinja::{Environment, Error, ErrorKind, Value, context};
 use super::{Message, Tokenizer};
 use crate::model::gguf::{Gguf, GgufError};
 
+/// Longest source: published templates have a few kilobytes.
+const SOURCE_BYTES_MAX: usize = 64 << 10;
+
 /// Instructions that one rendering may take: a chat of thousands of messages takes a hundredth of it.
 const FUEL: u64 = 20_000_000;
 /// Bytes that one rendering may write.
@@ -59,11 +62,13 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned("chat", source.to_owned())
-            .map_err(|error| TemplateError::Syntax(describe(&error)))?;
+        if source.len() > SOURCE_BYTES_MAX {
+            return Err(TemplateError::Syntax(format!(
+                "it is longer than {SOURCE_BYTES_MAX} bytes"
+            )));
+        }
         Ok(ChatTemplate {
-            environment,
+            environment: compile(environment, source.to_owned())?,
             bos_token,
             eos_token,
         })
@@ -91,6 +96,21 @@ impl ChatTemplate {
             Err(error) => Err(format!("the chat template failed: {}", describe(&error))),
         }
     }
+}
+
+/// The environment with its template. The parser recurses, as deep as a hostile source wants: on a stack that holds
+/// the deepest nesting of [`SOURCE_BYTES_MAX`] bytes many times over, and of which nothing is touched until then.
+fn compile(mut environment: Environment<'static>, source: String) -> Result<Environment<'static>, TemplateError> {
+    const STACK_BYTES: usize = 256 << 20;
+    let failed = |error: std::io::Error| TemplateError::Syntax(format!("no thread to read it on: {error}"));
+    let compiling = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+        environment
+            .add_template_owned("chat", source)
+            .map_err(|error| TemplateError::Syntax(describe(&error)))?;
+        Ok(environment)
+    });
+    let done = compiling.map_err(failed)?.join();
+    done.unwrap_or_else(|_| Err(TemplateError::Syntax("its parser gave up".to_owned())))
 }
 
 /// The innermost message: a template's own words where it raised an exception.
@@ -156,6 +176,21 @@ mod tests {
     const BITNET: &str = "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = message['role'] \
         | capitalize + ': '+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content \
         %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}";
+
+    #[test]
+    fn deep_nesting_is_compiled_or_refused_and_ends_nothing() {
+        let new = |source: &str| ChatTemplate::new(source, String::new(), String::new());
+        for deep in [
+            format!("{{{{ {}1 }}}}", "-".repeat(60_000)),
+            format!("{{{{ {}1{} }}}}", "(".repeat(30_000), ")".repeat(30_000)),
+            format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(5_000)),
+            format!("{{{{ x{} }}}}", ".b".repeat(30_000)),
+        ] {
+            let _ = new(&deep).map(|template| template.render(&[], false));
+        }
+        let long = new(&"x".repeat(SOURCE_BYTES_MAX + 1)).unwrap_err();
+        assert!(long.to_string().contains("longer than"), "{long}");
+    }
 
     #[test]
     fn bitnet_2b_4t() {
