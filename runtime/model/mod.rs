@@ -3,6 +3,7 @@
 //! [`Model::open`] is the way in: it finds the file, holds its bytes ([`mmap`]), parses the container ([`gguf`]),
 //! and takes the weights out of it. What comes back needs no further checks.
 
+pub mod buffer;
 mod config;
 mod error;
 pub mod gguf;
@@ -14,6 +15,7 @@ pub(crate) mod testing;
 mod tests;
 pub mod weights;
 
+pub use buffer::HugeBuffer;
 pub use error::{InvalidModel, ModelError};
 pub use loader::{GgufFile, Opened};
 pub use mmap::{MapOptions, Mapping};
