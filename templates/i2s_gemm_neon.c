@@ -1,4 +1,4 @@
-// y[t * y_stride + r] = sum over c of code(r, c) * x[t][c] - x_sums[t]: prefill over I2_S, AArch64{% if isa == "dotprod" %} with SDOT{% endif %}.
+// y[t * y_stride + r] = sum over c of code(r, c) * x[t][c] - x_sums[t]: prefill over I2_S, AArch64{% if isa != "neon" %} with SDOT{% endif %}.
 //
 // Layout and overflow as in i2s_gemv_neon.c. The tile is {{ mr }} rows x {{ nr }} tokens.
 {% include "prelude.h" %}
@@ -11,7 +11,7 @@ static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t
 {%- for r in range(end=rows) %}{% for t in range(end=tokens) %}
     int32x4_t sum_{{ r }}_{{ t }} = vdupq_n_s32(0);
 {%- endfor %}{% endfor %}
-{%- if isa == "dotprod" %}
+{%- if isa != "neon" %}
     for (size_t b = 0; b < blocks; b++) {
 {%- else %}
     for (size_t b = 0; b < blocks;) {
@@ -30,7 +30,7 @@ static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t
 {%- for t in range(end=tokens) %}
             const int8x16_t x{{ t }} = vld1q_s8(x + {{ t }} * cols + b * 128 + {{ 32 * field + 16 * half }});
 {%- for r in range(end=rows) %}
-{%- if isa == "dotprod" %}
+{%- if isa != "neon" %}
             sum_{{ r }}_{{ t }} = vdotq_s32(sum_{{ r }}_{{ t }}, c{{ r }}, x{{ t }});
 {%- else %}
             acc_{{ r }}_{{ t }} = vmlal_s8(acc_{{ r }}_{{ t }}, vget_low_s8(c{{ r }}), vget_low_s8(x{{ t }}));
@@ -40,7 +40,7 @@ static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t
 {%- endfor %}
         }
 {%- endfor %}{% endfor %}
-{%- if isa != "dotprod" %}
+{%- if isa == "neon" %}
         }
 {%- for r in range(end=rows) %}{% for t in range(end=tokens) %}
         sum_{{ r }}_{{ t }} = vpadalq_s16(sum_{{ r }}_{{ t }}, acc_{{ r }}_{{ t }});

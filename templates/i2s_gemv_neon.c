@@ -1,8 +1,8 @@
-// y[r] = sum over c of code(r, c) * x[c] - x_sum: decode over I2_S, AArch64{% if isa == "dotprod" %} with SDOT{% endif %}.
+// y[r] = sum over c of code(r, c) * x[c] - x_sum: decode over I2_S, AArch64{% if isa != "neon" %} with SDOT{% endif %}.
 //
 // Layout as in i2s_gemv_portable.c: each half of a 32-byte block holds, field by field, runs of 16 consecutive
 // weights, so activations are read in their natural order. Codes are at most 3, so they are i8 as well.
-{%- if isa == "dotprod" %}
+{%- if isa != "neon" %}
 // Overflow: sdot adds 4 products of at most 3 * 128 to an i32 lane, 8 times a block; the renderer bounds cols.
 {%- else %}
 // Overflow: a 16-bit lane takes 16 products of at most 3 * 128 a block and is widened every {{ widen_blocks }} blocks.
@@ -16,7 +16,7 @@ void sterna_i2s_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *restric
     const size_t blocks = cols / 128;
     for (size_t r = 0; r < rows; r++) {
         const int8_t *xb = x;
-{%- if isa == "dotprod" %}
+{%- if isa != "neon" %}
         int32x4_t sum0 = vdupq_n_s32(0), sum1 = vdupq_n_s32(0);
         for (size_t b = 0; b < blocks; b++, w += 32, xb += 128) {
             __builtin_prefetch(w + {{ prefetch_bytes }});

@@ -17,34 +17,56 @@ pub enum Isa {
     Baseline,
     /// AVX2 and F16C.
     Avx2,
+    /// AVX2, F16C and AVX-VNNI: `vpdpbusd` in 256 bits, on CPUs without AVX-512.
+    Avxvnni,
+    /// AVX-512 F, BW and VL, without VNNI.
+    Avx512,
     /// AVX-512 F, BW, VL and VNNI.
     Avx512vnni,
+    /// The same with VBMI: byte permutes over whole registers.
+    Avx512vbmi,
     /// Any AArch64: Advanced SIMD.
     Neon,
     /// AArch64 with SDOT.
     Dotprod,
+    /// AArch64 with SDOT and SMMLA.
+    I8mm,
 }
 
 impl Isa {
     /// Every level; within an architecture the narrowest first, so that the last that fits is the best.
-    pub const ALL: &[Isa] = &[Isa::Baseline, Isa::Avx2, Isa::Avx512vnni, Isa::Neon, Isa::Dotprod];
+    pub const ALL: &[Isa] = &[
+        Isa::Baseline,
+        Isa::Avx2,
+        Isa::Avxvnni,
+        Isa::Avx512,
+        Isa::Avx512vnni,
+        Isa::Avx512vbmi,
+        Isa::Neon,
+        Isa::Dotprod,
+        Isa::I8mm,
+    ];
 
     /// As in symbols, image tags and `BITNET_KERNEL`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Baseline => "baseline",
             Isa::Avx2 => "avx2",
+            Isa::Avxvnni => "avxvnni",
+            Isa::Avx512 => "avx512",
             Isa::Avx512vnni => "avx512vnni",
+            Isa::Avx512vbmi => "avx512vbmi",
             Isa::Neon => "neon",
             Isa::Dotprod => "dotprod",
+            Isa::I8mm => "i8mm",
         }
     }
 
     /// The architecture it belongs to.
     pub fn arch(self) -> Arch {
         match self {
-            Isa::Baseline | Isa::Avx2 | Isa::Avx512vnni => Arch::X86_64,
-            Isa::Neon | Isa::Dotprod => Arch::Aarch64,
+            Isa::Baseline | Isa::Avx2 | Isa::Avxvnni | Isa::Avx512 | Isa::Avx512vnni | Isa::Avx512vbmi => Arch::X86_64,
+            Isa::Neon | Isa::Dotprod | Isa::I8mm => Arch::Aarch64,
         }
     }
 
@@ -54,18 +76,24 @@ impl Isa {
         match self {
             Isa::Baseline => &[Sse2],
             Isa::Avx2 => &[Avx2, F16c],
+            Isa::Avxvnni => &[F16c, Avx2, AvxVnni],
+            Isa::Avx512 => &[F16c, Avx2, Avx512f, Avx512bw, Avx512vl],
             Isa::Avx512vnni => &[F16c, Avx2, Avx512f, Avx512bw, Avx512vl, Avx512vnni],
+            Isa::Avx512vbmi => &[F16c, Avx2, Avx512f, Avx512bw, Avx512vl, Avx512vnni, Avx512vbmi],
             Isa::Neon => &[Neon],
             Isa::Dotprod => &[Neon, Dotprod],
+            Isa::I8mm => &[Neon, Dotprod, I8mm],
         }
     }
 
-    /// Flags that gcc and clang both take. Never `-mfma`: a fused multiply-add rounds once where the definition
+    /// Flags that gcc (11 or newer) and clang (12 or newer) both take. Never `-mfma`: a fused multiply-add rounds once where the definition
     /// of a float kernel rounds twice.
     pub fn flags(self) -> &'static [&'static str] {
         match self {
             Isa::Baseline => &[],
             Isa::Avx2 => &["-mavx2", "-mf16c"],
+            Isa::Avxvnni => &["-mavx2", "-mf16c", "-mavxvnni"],
+            Isa::Avx512 => &["-mavx2", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl"],
             Isa::Avx512vnni => &[
                 "-mavx2",
                 "-mf16c",
@@ -74,17 +102,27 @@ impl Isa {
                 "-mavx512vl",
                 "-mavx512vnni",
             ],
+            Isa::Avx512vbmi => &[
+                "-mavx2",
+                "-mf16c",
+                "-mavx512f",
+                "-mavx512bw",
+                "-mavx512vl",
+                "-mavx512vnni",
+                "-mavx512vbmi",
+            ],
             Isa::Neon => &[],
             Isa::Dotprod => &["-march=armv8.2-a+dotprod"],
+            Isa::I8mm => &["-march=armv8.2-a+dotprod+i8mm"],
         }
     }
 
     /// f32 lanes of one vector register.
     pub fn f32_lanes(self) -> usize {
         match self {
-            Isa::Baseline | Isa::Neon | Isa::Dotprod => 4,
-            Isa::Avx2 => 8,
-            Isa::Avx512vnni => 16,
+            Isa::Baseline | Isa::Neon | Isa::Dotprod | Isa::I8mm => 4,
+            Isa::Avx2 | Isa::Avxvnni => 8,
+            Isa::Avx512 | Isa::Avx512vnni | Isa::Avx512vbmi => 16,
         }
     }
 }
@@ -338,9 +376,13 @@ pub struct Kernel {
 const INTEGER: &[(Isa, &str, &str)] = &[
     (Isa::Baseline, "i2s_gemv_portable.c", "i2s_gemm_portable.c"),
     (Isa::Avx2, "i2s_gemv_avx2.c", "i2s_gemm_avx2.c"),
+    (Isa::Avxvnni, "i2s_gemv_avxvnni.c", "i2s_gemm_avxvnni.c"),
+    (Isa::Avx512, "i2s_gemv_avx512bw.c", "i2s_gemm_avx512bw.c"),
     (Isa::Avx512vnni, "i2s_gemv_avx512.c", "i2s_gemm_avx512.c"),
+    (Isa::Avx512vbmi, "i2s_gemv_avx512.c", "i2s_gemm_avx512.c"),
     (Isa::Neon, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
     (Isa::Dotprod, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
+    (Isa::I8mm, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
 ];
 
 /// Float kernels are written once, over 16-lane vectors (`vector.h`), and compiled for every level.

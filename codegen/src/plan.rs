@@ -143,11 +143,17 @@ impl VariantPlan {
 /// weights of a step and one activation vector.
 fn tile(isa: Isa) -> (u64, u64, &'static str) {
     match isa {
-        Isa::Avx512vnni => (
+        Isa::Avx512vnni | Isa::Avx512vbmi => (
             4,
             6,
             "24 of 32 zmm accumulate, 4 hold codes, 1 activations, 3 masks and shifts",
         ),
+        Isa::Avx512 => (
+            4,
+            4,
+            "16 of 32 zmm accumulate (16 bit), 4 hold codes, 1 activations, 1 products, 4 constants and shifts",
+        ),
+        Isa::Avxvnni => (2, 6, "12 of 16 ymm accumulate, 2 hold codes, 1 activations, 1 the mask"),
         Isa::Avx2 => (
             2,
             4,
@@ -158,7 +164,7 @@ fn tile(isa: Isa) -> (u64, u64, &'static str) {
             4,
             "16 of 32 q registers accumulate (16 and 32 bit), 4 hold codes, 2 activations",
         ),
-        Isa::Dotprod => (4, 4, "16 of 32 q registers accumulate, 4 hold codes, 4 activations"),
+        Isa::Dotprod | Isa::I8mm => (4, 4, "16 of 32 q registers accumulate, 4 hold codes, 4 activations"),
         Isa::Baseline => (1, 4, "the portable kernel decodes a row once for four tokens"),
     }
 }
@@ -238,7 +244,17 @@ mod tests {
         let universal = spec("name='u'\ndescription=''\narch='x86_64'\nuniversal=true\nfeatures=['sse2']");
         let plan = KernelPlan::new(&universal).expect("a plan");
         let levels: Vec<_> = plan.variants.iter().map(|v| v.isa).collect();
-        assert_eq!(levels, [Isa::Avx512vnni, Isa::Avx2, Isa::Baseline]);
+        assert_eq!(
+            levels,
+            [
+                Isa::Avx512vbmi,
+                Isa::Avx512vnni,
+                Isa::Avx512,
+                Isa::Avxvnni,
+                Isa::Avx2,
+                Isa::Baseline
+            ]
+        );
         assert_eq!(plan.required, [Feature::Sse2]);
     }
 

@@ -78,12 +78,14 @@ impl Bounds {
             Isa::Baseline => (0, 128 * product),
             // vpmaddubsw adds 2 products a lane, once for each of the 4 fields of a byte; vpmaddwd pairs lanes.
             Isa::Avx2 => (4 * 2 * product, 2 * 4 * 2 * product),
+            // The same in 512 bits: a block is spread over two registers, each adds 2 products a lane.
+            Isa::Avx512 => (2 * 2 * product, 2 * 2 * 2 * product),
             // vpdpbusd adds 4 products a lane and field pair; the top field is used unshifted, 64 times too large.
-            Isa::Avx512vnni => (0, 4 * 64 * product),
+            Isa::Avxvnni | Isa::Avx512vnni | Isa::Avx512vbmi => (0, 4 * 64 * product),
             // vmlal_s8 adds 1 product a lane: 4 fields x 2 vectors x 2 halves; vpadalq_s16 pairs lanes.
             Isa::Neon => (16 * product, 2 * 16 * product),
             // sdot adds 4 products a lane: 4 fields x 2 vectors.
-            Isa::Dotprod => (0, 8 * 4 * product),
+            Isa::Dotprod | Isa::I8mm => (0, 8 * 4 * product),
         };
         let widen_blocks = if narrow == 0 { 0 } else { i64::from(i16::MAX) / narrow };
         if narrow != 0 && widen_blocks == 0 {
@@ -317,6 +319,7 @@ mod tests {
         for &isa in Isa::ALL {
             let bounds = Bounds::new(isa).expect("bounds");
             let per_block = match isa {
+                Isa::Avx512 => 2 * 2 * CODE_MAX * ACTIVATION_MAX,
                 Isa::Avx2 => 4 * 2 * CODE_MAX * ACTIVATION_MAX,
                 Isa::Neon => 16 * CODE_MAX * ACTIVATION_MAX,
                 _ => continue,
