@@ -46,10 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for variant in &plan.variants {
         compile(variant.isa, units.iter().filter(|u| u.isa == variant.isa), &out)?;
     }
-    fs::write(
-        out.join("bindings.rs"),
-        render::bindings(&plan, &TargetSpec::all(&targets)?)?,
-    )?;
+    fs::write(out.join("bindings.rs"), render::bindings(&plan)?)?;
     fs::write(out.join("abi.rs"), render::abi())?;
     fs::write(out.join("plan.json"), plan.to_json())?;
     Ok(())

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use xtask::{build_image, ci, codegen, demo, detect, inspect, matrix, push, test, verify};
+use xtask::{build_image, ci, codegen, demo, detect, inspect, matrix, push, targets, test, verify};
 
 /// Sterna's build commands: from a description of a machine to a container image made for it.
 ///
@@ -21,6 +21,7 @@ enum Verb {
     Inspect(inspect::Args),
     Matrix(matrix::Args),
     Push(push::Args),
+    Targets(targets::Args),
     /// Run every test, with debug assertions
     Test,
     Verify(verify::Args),
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Matrix(args) => matrix::run(&args),
         Verb::Push(args) => push::run(&args),
+        Verb::Targets(args) => targets::run(&args),
         Verb::Test => test::run(),
         Verb::Verify(args) => verify::run(&args),
     };
