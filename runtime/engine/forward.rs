@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::head::{Head, Logits, Need};
 use super::kv::KvCache;
 use crate::kernels::{AttentionRow, Heads, QuantRows, Variant};
 use crate::machine::pool::Pool;
@@ -20,8 +21,8 @@ pub struct Row {
     pub position: usize,
     /// The token, inside the vocabulary.
     pub token: u32,
-    /// Whether its logits are wanted.
-    pub logits: bool,
+    /// What is wanted of its logits.
+    pub need: Need,
 }
 
 /// A value of the pass was infinite or not a number.
@@ -55,7 +56,7 @@ pub struct Forward {
     scratch: Scratch,
 }
 
-/// Buffers of a pass, grown to the largest pass so far. Shapes with n = rows, m = rows that want logits.
+/// Buffers of a pass, grown to the largest pass so far. Shapes with n = rows.
 #[derive(Default)]
 struct Scratch {
     /// Residual stream (n, hidden).
@@ -84,10 +85,7 @@ struct Scratch {
     cos: Vec<f32>,
     /// (n, head_dim / 2)
     sin: Vec<f32>,
-    /// Rows that want logits (m), ascending.
-    wanted: Vec<usize>,
-    /// (m, vocab)
-    logits: Vec<f32>,
+    head: Head,
     /// Rows that had a non-finite value (n).
     broken: Vec<bool>,
     /// Allocation of the attention's rows, empty between uses.
@@ -101,15 +99,10 @@ pub struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// The logits (vocab) of a row that wanted them.
-    pub fn logits(&self, row: usize) -> Result<&'a [f32], NonFinite> {
+    /// The logits of a row that wanted them.
+    pub fn logits(&self, row: usize) -> Result<Logits<'a>, NonFinite> {
         self.check(row)?;
-        let at = self
-            .scratch
-            .wanted
-            .binary_search(&row)
-            .expect("a row that wants logits");
-        Ok(&self.scratch.logits[at * self.vocab..][..self.vocab])
+        Ok(self.scratch.head.logits(row, self.vocab))
     }
 
     /// Whether all values of a row were finite. If not, its sequence's cache is spoilt.
@@ -258,34 +251,19 @@ impl Forward {
         add_linear(kernels, pool, &s.quant, &layer.ffn_down, &mut s.delta, x);
     }
 
-    /// logits = token_embd @ rms(x), for the rows that want them; and which rows are broken.
+    /// The logits of the rows that want them; and which rows are broken.
     ///
     /// Quantising a row with a value that is not finite makes all that is computed from it NaN, up to x: only
     /// hostile weights, or an overflow of f32 that they cause, come to that.
     fn head(&mut self, rows: &[Row]) {
-        let config = &self.model.config;
+        let hidden = self.model.config.hidden;
         let s = &mut self.scratch;
+        let x = &s.x[..rows.len() * hidden];
         s.broken.clear();
-        let x = s.x.chunks_exact(config.hidden).take(rows.len());
-        s.broken.extend(x.map(|x| !all_finite(x)));
-        s.wanted.clear();
-        s.wanted.extend((0..rows.len()).filter(|&r| rows[r].logits));
-        let m = s.wanted.len();
-        if m == 0 {
-            return;
-        }
-        let x = grow(&mut s.delta, m * config.hidden);
-        for (to, &r) in x.chunks_exact_mut(config.hidden).zip(&s.wanted) {
-            to.copy_from_slice(&s.x[r * config.hidden..][..config.hidden]);
-        }
-        let h = grow(&mut s.normed, m * config.hidden);
-        let logits = grow(&mut s.logits, m * config.vocab);
-        self.kernels
-            .rmsnorm(&self.pool, x, &self.model.output_norm, config.rms_eps, h);
-        self.kernels.head(&self.pool, &self.model.embedding, h, logits);
-        for (logits, &r) in logits.chunks_exact(config.vocab).zip(&s.wanted) {
-            s.broken[r] |= !all_finite(logits);
-        }
+        s.broken.extend(x.chunks_exact(hidden).map(|x| !all_finite(x)));
+        let needs = rows.iter().map(|row| row.need);
+        s.head
+            .run(self.kernels, &self.pool, &self.model, x, needs, &mut s.broken);
     }
 }
 
@@ -297,7 +275,7 @@ fn add_linear(kernels: &Variant, pool: &Pool, quant: &QuantRows, w: &Ternary, de
 }
 
 /// The first `len` elements, after growing to so many.
-fn grow(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(super) fn grow(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         // Nothing in a buffer outlives its pass: allocating anew is zeroed by the system, and copies nothing.
         *buffer = vec![0.0; len];
@@ -306,7 +284,7 @@ fn grow(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 /// No infinity and no NaN: those have all exponent bits set. Without an early exit, so that it vectorises.
-fn all_finite(x: &[f32]) -> bool {
+pub(super) fn all_finite(x: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
     !x.iter()
         .fold(false, |found, x| found | (x.to_bits() & EXPONENT == EXPONENT))
@@ -332,7 +310,7 @@ mod tests {
         for (c, tokens) in tokens.chunks(chunk).enumerate() {
             let rows = rows(0, c * chunk, tokens);
             let output = forward.pass(&mut caches, &rows).unwrap();
-            all.extend((0..rows.len()).map(|r| output.logits(r).unwrap().to_vec()));
+            all.extend((0..rows.len()).map(|r| output.logits(r).unwrap().all().to_vec()));
         }
         all
     }
@@ -342,7 +320,7 @@ mod tests {
             cache,
             position: position + i,
             token,
-            logits: true,
+            need: Need::All,
         };
         tokens.iter().enumerate().map(row).collect()
     }
@@ -384,11 +362,11 @@ mod tests {
         let first = [rows(1, 0, &TOKENS[..6]), rows(0, 0, &others[..1])].concat();
         let second = [rows(0, 1, &others[1..]), rows(1, 6, &TOKENS[6..])].concat();
         let output = forward.pass(&mut caches, &first).unwrap();
-        (0..6).for_each(|r| assert_eq!(output.logits(r).unwrap(), alone.0[r]));
-        assert_eq!(output.logits(6).unwrap(), alone.1[0]);
+        (0..6).for_each(|r| assert_eq!(output.logits(r).unwrap().all(), alone.0[r]));
+        assert_eq!(output.logits(6).unwrap().all(), alone.1[0]);
         let output = forward.pass(&mut caches, &second).unwrap();
-        (0..3).for_each(|r| assert_eq!(output.logits(r).unwrap(), alone.1[r + 1]));
-        (3..6).for_each(|r| assert_eq!(output.logits(r).unwrap(), alone.0[r + 3]));
+        (0..3).for_each(|r| assert_eq!(output.logits(r).unwrap().all(), alone.1[r + 1]));
+        (3..6).for_each(|r| assert_eq!(output.logits(r).unwrap().all(), alone.0[r + 3]));
     }
 
     #[test]
@@ -399,11 +377,11 @@ mod tests {
         let mut forward = Forward::new(model, testing::kernels(), 1);
         let mut rows = rows(0, 0, &TOKENS);
         rows.iter_mut()
-            .for_each(|row| row.logits = [2, 8].contains(&row.position));
+            .filter(|row| ![2, 8].contains(&row.position))
+            .for_each(|row| row.need = Need::None);
         let output = forward.pass(&mut caches, &rows).unwrap();
-        assert_eq!(output.logits(2).unwrap(), expected[2]);
-        assert_eq!(output.logits(8).unwrap(), expected[8]);
-        assert_eq!(output.scratch.wanted, [2, 8]);
+        assert_eq!(output.logits(2).unwrap().all(), expected[2]);
+        assert_eq!(output.logits(8).unwrap().all(), expected[8]);
     }
 
     #[test]
@@ -413,7 +391,7 @@ mod tests {
         let mut forward = Forward::new(model, testing::kernels(), 1);
         forward.pass(&mut caches, &rows(0, 0, &[11; 9])).unwrap();
         let output = forward.pass(&mut caches, &rows(0, 0, &TOKENS)).unwrap();
-        assert_eq!(output.logits(8).unwrap(), logits(1, &TOKENS, 9)[8]);
+        assert_eq!(output.logits(8).unwrap().all(), logits(1, &TOKENS, 9)[8]);
     }
 
     #[test]
@@ -423,14 +401,14 @@ mod tests {
         let mut caches = [0, 1, 2].map(|_| KvCache::new(&model.config, 4));
         let mut forward = Forward::new(model, testing::kernels(), 2);
         let mut rows = [rows(0, 0, &[0]), rows(1, 0, &[5]), rows(2, 0, &[1])].concat();
-        rows.iter_mut().for_each(|row| row.logits = false);
+        rows.iter_mut().for_each(|row| row.need = Need::None);
         let output = forward.pass(&mut caches, &rows).unwrap();
         assert_eq!(
             [0, 1, 2].map(|row| output.check(row)),
             [Err(NonFinite), Ok(()), Err(NonFinite)]
         );
         // The tied head reads the broken embeddings too.
-        rows[1].logits = true;
+        rows[1].need = Need::All;
         assert_eq!(forward.pass(&mut caches, &rows).unwrap().logits(1), Err(NonFinite));
     }
 

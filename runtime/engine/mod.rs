@@ -4,6 +4,7 @@
 //! receive [`Event`]s. Dropping the receiver cancels the request.
 
 pub mod forward;
+pub mod head;
 pub mod kv;
 pub mod sampling;
 mod scheduler;

@@ -6,6 +6,7 @@
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::{Rng, SeedableRng};
 
+use super::head::{Candidate, Logits, Need};
 use crate::kernels::reference::exp;
 
 /// How the next token is chosen.
@@ -35,6 +36,21 @@ impl Sampling {
             top_p: 1.0,
             min_p: 0.0,
             seed: 0,
+        }
+    }
+
+    /// What choosing among `vocab` tokens needs of their logits.
+    pub fn need(&self, vocab: usize) -> Need {
+        /// What rounding can move e^x: 1 %, where it is 2e-7 (tested with the kernels).
+        const ROUNDING: f64 = 0.01;
+        let top = |top, margin| Need::Candidates { top, margin };
+        match self.top_k {
+            _ if self.temperature == 0.0 => top(1, 0.0),
+            // The filters that follow look at nothing but what this one leaves.
+            k if k > 0 && k < vocab => top(k, 0.0),
+            // exp(logit - largest) >= min_p
+            _ if self.top_p >= 1.0 && self.min_p > 0.0 => top(1, (ROUNDING - libm::log(self.min_p.into())) as f32),
+            _ => Need::All,
         }
     }
 
@@ -84,13 +100,6 @@ pub struct Sampler {
     candidates: Vec<Candidate>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    id: u32,
-    /// First the logit; once [`Sampler::candidates`] are final, the weight that it is drawn with.
-    value: f32,
-}
-
 /// The most likely first; the lower id first among equals.
 fn by_likelihood(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     b.value.total_cmp(&a.value).then(a.id.cmp(&b.id))
@@ -106,14 +115,34 @@ impl Sampler {
         }
     }
 
-    /// The next token. Logits (vocab) are finite and at least one.
-    pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        let best = argmax(logits);
+    /// How it chooses.
+    pub fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    /// The next token, from finite logits: all of them, or those that [`Sampling::need`] asks for. Both give the same token.
+    pub fn sample(&mut self, logits: Logits<'_>) -> u32 {
+        let best = match logits {
+            Logits::All(logits) => {
+                let id = argmax(logits);
+                let value = logits[id as usize];
+                Candidate { id, value }
+            }
+            Logits::Candidates(some) => first_best(some),
+        };
         if self.sampling.temperature == 0.0 {
-            return best;
+            return best.id;
         }
-        let max = logits[best as usize];
-        self.keep_top_k(logits);
+        let max = best.value;
+        match logits {
+            Logits::All(logits) => {
+                let all = (0..).zip(logits).map(|(id, &value)| Candidate { id, value });
+                // As many as all is as good as no limit.
+                let k = Some(self.sampling.top_k).filter(|&k| k < logits.len()).unwrap_or(0);
+                self.keep_top_k(all, k);
+            }
+            Logits::Candidates(some) => self.keep_top_k(some.iter().copied(), self.sampling.top_k),
+        }
         self.keep_top_p(max);
         if self.sampling.min_p > 0.0 {
             let min_p = self.sampling.min_p;
@@ -122,16 +151,11 @@ impl Sampler {
         self.draw(max)
     }
 
-    /// Fills the candidates with the `top_k` most likely.
-    fn keep_top_k(&mut self, logits: &[f32]) {
+    /// Fills the candidates with the `k` most likely, in that order; with all, by id, when k is 0.
+    fn keep_top_k(&mut self, all: impl Iterator<Item = Candidate>, k: usize) {
         let candidates = &mut self.candidates;
         candidates.clear();
-        let all = (0..).zip(logits).map(|(id, &value)| Candidate { id, value });
-        let k = match self.sampling.top_k {
-            0 => logits.len(),
-            k => k.min(logits.len()),
-        };
-        if k == logits.len() {
+        if k == 0 {
             candidates.extend(all);
             return;
         }
@@ -208,6 +232,15 @@ impl Sampler {
     }
 }
 
+/// The first of the largest.
+fn first_best(candidates: &[Candidate]) -> Candidate {
+    let best = candidates
+        .iter()
+        .copied()
+        .reduce(|best, c| if c.value > best.value { c } else { best });
+    best.expect("at least one candidate")
+}
+
 /// The first of the largest logits.
 pub fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
@@ -274,14 +307,14 @@ mod tests {
             let allowed = allowed(&logits, &sampling);
             let mut sampler = Sampler::new(sampling);
             for _ in 0..20 {
-                let id = sampler.sample(&logits);
+                let id = sampler.sample(Logits::All(&logits));
                 prop_assert!(allowed.contains(&id), "{id} of {allowed:?}");
             }
         }
 
         #[test]
         fn greedy_takes_the_first_maximum(logits in logits()) {
-            let id = Sampler::new(Sampling::greedy()).sample(&logits) as usize;
+            let id = Sampler::new(Sampling::greedy()).sample(Logits::All(&logits)) as usize;
             prop_assert!(logits[..id].iter().all(|&x| x < logits[id]));
             prop_assert!(logits[id..].iter().all(|&x| x <= logits[id]));
         }
@@ -290,17 +323,41 @@ mod tests {
         fn one_candidate_is_the_greedy_choice(logits in logits(), seed: u64) {
             let greedy = argmax(&logits);
             let narrow = |top_k, top_p, min_p| Sampling { temperature: 2.0, top_k, top_p, min_p, seed };
-            prop_assert_eq!(Sampler::new(narrow(1, 1.0, 0.0)).sample(&logits), greedy);
-            prop_assert_eq!(Sampler::new(narrow(0, 0.0, 0.0)).sample(&logits), greedy);
-            let best = Sampler::new(narrow(0, 1.0, 1.0)).sample(&logits);
+            prop_assert_eq!(Sampler::new(narrow(1, 1.0, 0.0)).sample(Logits::All(&logits)), greedy);
+            prop_assert_eq!(Sampler::new(narrow(0, 0.0, 0.0)).sample(Logits::All(&logits)), greedy);
+            let best = Sampler::new(narrow(0, 1.0, 1.0)).sample(Logits::All(&logits));
             prop_assert_eq!(logits[best as usize], logits[greedy as usize]);
+        }
+
+        /// Whatever more than the needed tokens may be among the candidates.
+        #[test]
+        fn the_needed_candidates_give_the_token_that_all_logits_give(
+            logits in logits(), sampling in sampling(), greedy: bool, p: bool, extra: u64
+        ) {
+            let temperature = if greedy { 0.0 } else { sampling.temperature };
+            let top_p = if p { sampling.top_p } else { 1.0 };
+            let sampling = Sampling { temperature, top_p, ..sampling };
+            if let Need::Candidates { top, margin } = sampling.need(logits.len()) {
+                let mut sorted = logits.clone();
+                sorted.sort_by(|a, b| b.total_cmp(a));
+                let least = sorted[top - 1] - margin;
+                let all = (0u32..).zip(&logits).map(|(id, &value)| Candidate { id, value });
+                let some = all.filter(|c| c.value >= least || extra >> (c.id % 64) & 1 == 1);
+                let some: Vec<Candidate> = some.collect();
+                let (mut a, mut b) = (Sampler::new(sampling.clone()), Sampler::new(sampling));
+                for _ in 0..10 {
+                    prop_assert_eq!(a.sample(Logits::All(&logits)), b.sample(Logits::Candidates(&some)));
+                }
+            } else {
+                prop_assert!(sampling.top_k == 0 || sampling.top_k >= logits.len());
+            }
         }
 
         #[test]
         fn a_seed_repeats_itself(logits in logits(), sampling in sampling()) {
             let draw = || {
                 let mut sampler = Sampler::new(sampling.clone());
-                [(); 10].map(|()| sampler.sample(&logits))
+                [(); 10].map(|()| sampler.sample(Logits::All(&logits)))
             };
             prop_assert_eq!(draw(), draw());
         }
@@ -319,7 +376,7 @@ mod tests {
                 min_p,
                 seed,
             });
-            [(); 6].map(|()| sampler.sample(&logits))
+            [(); 6].map(|()| sampler.sample(Logits::All(&logits)))
         };
         assert_eq!(draw(0, 1.0, 0.0, 1), [865, 149, 482, 729, 371, 568]);
         assert_eq!(draw(40, 0.95, 0.05, 1), [272, 605, 136, 346, 173, 99]);
@@ -333,7 +390,7 @@ mod tests {
             ..Sampling::greedy()
         });
         let mut counts = [0; 3];
-        (0..30_000).for_each(|_| counts[sampler.sample(&logits) as usize] += 1);
+        (0..30_000).for_each(|_| counts[sampler.sample(Logits::All(&logits)) as usize] += 1);
         let sum: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
         for (count, logit) in counts.iter().zip(logits) {
             let expected = f64::from(logit).exp() / sum;

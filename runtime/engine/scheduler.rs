@@ -12,6 +12,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::forward::{Forward, Lost, NonFinite, Output, Row};
+use super::head::Need;
 use super::kv::KvCache;
 use super::sampling::Sampler;
 use super::{EngineConfig, Event, FinishReason, Request, Stats, SubmitError};
@@ -311,6 +312,7 @@ impl Scheduler {
     /// Chooses the rows of the next pass: at least one, as there is an active sequence.
     fn plan(&mut self) {
         self.rows.clear();
+        let vocab = self.forward.model().config.vocab;
         let generating = self.active.iter().filter(|sequence| !sequence.in_prompt()).count();
         let mut for_prompts = self.batch - generating;
         if generating > 0 {
@@ -325,11 +327,16 @@ impl Scheduler {
             }
             let first_row = self.rows.len();
             let positions = sequence.fed..sequence.fed + count;
+            let last = sequence.sampler.sampling().need(vocab);
             self.rows.extend(positions.map(|position| Row {
                 cache: sequence.cache,
                 position,
                 token: sequence.tokens[position],
-                logits: position + 1 == sequence.tokens.len(),
+                need: if position + 1 == sequence.tokens.len() {
+                    last
+                } else {
+                    Need::None
+                },
             }));
             sequence.rows = first_row..self.rows.len();
             sequence.fed += count;

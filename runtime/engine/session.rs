@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::forward::{Forward, PassError, Row};
+use super::head::{Logits, Need};
 use super::kv::KvCache;
+use super::sampling::Sampler;
 use crate::kernels::Variant;
 use crate::machine::pool::Pool;
 use crate::model::Model;
@@ -33,27 +35,37 @@ impl Session {
 
     /// Appends `tokens`, at least one, all inside the vocabulary; the logits (vocab) of the last.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], PassError> {
+        self.feed_for(tokens, Need::All).map(Logits::all)
+    }
+
+    /// The same; the token that follows the last of them.
+    pub fn sample(&mut self, tokens: &[u32], sampler: &mut Sampler) -> Result<u32, PassError> {
+        let need = sampler.sampling().need(self.forward.model().config.vocab);
+        self.feed_for(tokens, need).map(|logits| sampler.sample(logits))
+    }
+
+    fn feed_for(&mut self, tokens: &[u32], need: Need) -> Result<Logits<'_>, PassError> {
         let last = tokens.len().checked_sub(1).expect("at least one token");
         let last_chunk = last / self.batch * self.batch;
         for chunk in tokens[..last_chunk].chunks(self.batch) {
-            self.plan(chunk, false);
+            self.plan(chunk, Need::None);
             let output = self.forward.pass(&mut self.cache, &self.rows)?;
             (0..chunk.len()).try_for_each(|row| output.check(row))?;
         }
         let chunk = &tokens[last_chunk..];
-        self.plan(chunk, true);
+        self.plan(chunk, need);
         let output = self.forward.pass(&mut self.cache, &self.rows)?;
         (0..chunk.len()).try_for_each(|row| output.check(row))?;
         Ok(output.logits(chunk.len() - 1)?)
     }
 
-    fn plan(&mut self, tokens: &[u32], logits: bool) {
+    fn plan(&mut self, tokens: &[u32], last: Need) {
         self.rows.clear();
         self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row {
             cache: 0,
             position: self.len + i,
             token,
-            logits: logits && i + 1 == tokens.len(),
+            need: if i + 1 == tokens.len() { last } else { Need::None },
         }));
         self.len += tokens.len();
     }
