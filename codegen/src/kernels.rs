@@ -159,6 +159,10 @@ pub enum Role {
     HeadQ8_0,
     /// Output head over Q6_K rows.
     HeadQ6K,
+    /// For benchmarks: reads memory.
+    ProbeRead,
+    /// For benchmarks: dot products on registers.
+    ProbeDot,
 }
 
 /// How a kernel's result is held to the reference. Both are tested with `==`.
@@ -255,6 +259,8 @@ impl Role {
         Role::HeadF16,
         Role::HeadQ8_0,
         Role::HeadQ6K,
+        Role::ProbeRead,
+        Role::ProbeDot,
     ];
 
     /// As in symbols and in the fields of the runtime's `Variant`.
@@ -274,6 +280,8 @@ impl Role {
             Role::HeadF16 => "head_f16",
             Role::HeadQ8_0 => "head_q8_0",
             Role::HeadQ6K => "head_q6_k",
+            Role::ProbeRead => "probe_read",
+            Role::ProbeDot => "probe_dot",
         }
     }
 
@@ -355,6 +363,10 @@ impl Role {
                 ("y", MutF32),
                 ("y_stride", Size),
             ],
+            // y[0] = sum of the 32-bit words of w (n bytes), modulo 2^32
+            Role::ProbeRead => &[("w", ConstU8), ("n", Size), ("ahead", Size), ("y", MutI32)],
+            // y[0] = multiply-adds made
+            Role::ProbeDot => &[("rounds", Size), ("y", MutI32)],
         }
     }
 }
@@ -384,6 +396,9 @@ const INTEGER: &[(Isa, &str, &str)] = &[
     (Isa::Dotprod, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
     (Isa::I8mm, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
 ];
+
+/// What a benchmark compares with, in one text for every level.
+const PROBES: &[(Role, &str)] = &[(Role::ProbeRead, "probe.c"), (Role::ProbeDot, "probe.c")];
 
 /// Float kernels are written once, over 16-lane vectors (`vector.h`), and compiled for every level.
 const FLOAT: &[(Role, &str)] = &[
@@ -423,6 +438,12 @@ pub fn table() -> Vec<Kernel> {
             isa,
             template,
             exactness: Exactness::OrderedFloat,
+        }));
+        rows.extend(PROBES.iter().map(|&(role, template)| Kernel {
+            role,
+            isa,
+            template,
+            exactness,
         }));
     }
     rows

@@ -46,6 +46,17 @@ pub enum PassError {
     Lost(#[from] Lost),
 }
 
+/// What a pass streams from memory, in the form that is in use now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes of the ternary matrices, once a pass, however many rows it has.
+    pub body: usize,
+    /// Bytes of the output head, once a pass in which some row wants its logits.
+    pub head: usize,
+    /// Of both: bytes in memory of our own, which lies in huge pages where the system gives them. The rest is the mapped file's.
+    pub own: usize,
+}
+
 /// A model with what one thread needs to run it.
 pub struct Forward {
     model: Arc<Model>,
@@ -138,6 +149,22 @@ impl Forward {
     /// The threads of the pass.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// What a pass reads, the cache aside: the one account of it, kept true by whoever changes what is read.
+    pub fn traffic(&self) -> Traffic {
+        let matrices = self.model.layers.iter().flat_map(|layer| layer.matrices());
+        let (body, head) = (
+            matrices.map(|(_, matrix)| matrix.packed.len()).sum(),
+            self.model.embedding.data.len(),
+        );
+        let own = if self.model.mapping.is_mapped() { 0 } else { body + head };
+        Traffic { body, head, own }
+    }
+
+    /// Whether nothing is being built in the background that will make later passes faster, or read less.
+    pub fn settled(&self) -> bool {
+        true
     }
 
     /// Processes `rows`, at least one. Their keys and values go into `caches`.

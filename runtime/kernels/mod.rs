@@ -9,6 +9,7 @@
 #![allow(unsafe_code)] // the one room that calls compiled kernels
 
 pub mod ops;
+mod probe;
 pub mod reference;
 mod shared;
 
@@ -68,6 +69,8 @@ pub struct Variant {
     head_f16: abi::HeadF16,
     head_q8_0: abi::HeadQ80,
     head_q6_k: abi::HeadQ6K,
+    probe_read: abi::ProbeRead,
+    probe_dot: abi::ProbeDot,
 }
 
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));

@@ -393,6 +393,38 @@ fn check_head(variant: &Variant, pool: &Pool, w: &Dense, x: &[f32]) {
 }
 
 #[test]
+fn probes_read_every_word_and_make_every_product() {
+    each(|variant, pool| {
+        let mut random = Random(64);
+        for lines in [0, 1, 2, 3, 5, 64, 1001] {
+            let bytes = random.bytes(64 * lines + 63);
+            let words = bytes[..64 * lines].as_chunks::<4>().0.iter();
+            let expected = words.fold(0u32, |sum, word| sum.wrapping_add(u32::from_le_bytes(*word)));
+            for ahead in [0, 64, 8192] {
+                assert_eq!(
+                    variant.probe_read(pool, &bytes, ahead),
+                    expected,
+                    "{} {lines}",
+                    variant.name
+                );
+            }
+        }
+        let one = variant.probe_dot(1);
+        assert!([8, 16, 32, 64].contains(&(one / 12)), "{}: {one}", variant.name);
+        // Across the points where 16-bit lanes are emptied and where a call ends.
+        for rounds in [0, 2, 8191, 8192, 8193, 65537] {
+            assert_eq!(
+                variant.probe_dot(rounds),
+                one * rounds as u64,
+                "{} {rounds}",
+                variant.name
+            );
+        }
+        assert!(variant.dot_peak(pool, 1e-4) > 0.0);
+    });
+}
+
+#[test]
 fn the_exponential_is_close_to_the_real_one() {
     for i in 0..=870_000 {
         let x = i as f32 * -1e-4;
