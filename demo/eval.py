@@ -115,10 +115,12 @@ def main():
         for p in PROMPTS: print('-' * 20 + '\n' + p + tok.decode(generate(model, [bos] + tok.encode(p).ids, 96, 0.7, gen)[0]))
         return
     for b in model.blocks: b.stats = []
-    nll = nll_windows(model, torch.tensor(ids), bos, a.context).double().sum().item()
+    each = nll_windows(model, torch.tensor(ids), bos, a.context).double()
+    nll = each.sum().item()
     size = len(text.encode())
     out = dict(sha256=sha, perplexity=dict(tokens=len(ids), bytes=size, perplexity=round(math.exp(nll / len(ids)), 4),
-                                           bits_per_byte=round(nll / math.log(2) / size, 5), context=a.context), sparsity=[], greedy=[])
+                                           bits_per_byte=round(nll / math.log(2) / size, 5), context=a.context),
+               window_nats=[round(w.sum().item(), 3) for w in each.split(a.context - 1)], sparsity=[], greedy=[])
     print(json.dumps(out['perplexity']))
     for i, b in enumerate(model.blocks):
         gate, down = (torch.cat([s[j].reshape(-1) for s in b.stats]).mean().item() for j in (0, 1)); b.stats = None

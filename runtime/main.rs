@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use sterna::cli::common::CommandError;
 use sterna::cli::{Cli, Error};
-use sterna::engine::StartError;
+use sterna::engine::{StartError, SubmitError};
 use sterna::kernels::{TAGS, TARGET};
 use sterna::machine::cpu::Machine;
 use sterna::machine::guard;
@@ -50,12 +50,14 @@ fn exit_code(error: &Error) -> u8 {
             CommandError::Model(ModelError::Invalid { .. })
             | CommandError::Tokenizer(_)
             | CommandError::Template(_) => sysexits::DATA_ERROR,
+            CommandError::Usage(_) | CommandError::Submit(SubmitError::Sampling(_)) => sysexits::USAGE,
             CommandError::Model(_) => sysexits::NO_INPUT,
             CommandError::Kernels(_) | CommandError::Start(StartError::Memory(_)) => sysexits::CONFIG,
             CommandError::File { .. } | CommandError::Stdio(_) => sysexits::IO_ERROR,
             CommandError::Start(_)
             | CommandError::Submit(_)
             | CommandError::Pass(_)
+            | CommandError::Text { .. }
             | CommandError::Generation(_)
             | CommandError::Render(_) => sysexits::FAILURE,
         },

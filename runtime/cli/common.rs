@@ -1,7 +1,8 @@
 //! What the commands that run a model have in common.
 
-use std::io;
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::engine::forward::PassError;
@@ -71,6 +72,17 @@ pub enum CommandError {
     /// The chat template refused the messages; the message is its own.
     #[error("{0}")]
     Render(String),
+    /// A text that cannot be worked on.
+    #[error("{what} {reason}")]
+    Text {
+        /// The file, or standard input.
+        what: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// A combination of options that makes no sense; the message says what does.
+    #[error("{0}")]
+    Usage(String),
     /// A file could not be written or read.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
@@ -84,6 +96,28 @@ pub enum CommandError {
     /// Standard input or output failed.
     #[error("standard input or output: {0}")]
     Stdio(#[from] io::Error),
+}
+
+/// The text of a file, or of standard input where the path is `-`. What is not UTF-8 is refused: replaced characters
+/// would be other tokens.
+pub fn read_text(path: &Path) -> Result<String, CommandError> {
+    let (what, bytes) = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes)?;
+        ("standard input".to_owned(), bytes)
+    } else {
+        let bytes = fs::read(path).map_err(|source| CommandError::File {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        (path.display().to_string(), bytes)
+    };
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let reason = format!("is not UTF-8 at byte {at}: convert it first, for example with iconv -t UTF-8");
+        CommandError::Text { what, reason }
+    })
 }
 
 /// A comma-separated list of token ids, as `--tokens` takes it.

@@ -13,6 +13,7 @@ pub mod detect;
 pub mod healthcheck;
 pub mod inspect;
 pub mod logits;
+pub mod perplexity;
 pub mod run;
 pub mod serve;
 pub mod tokenize;
@@ -36,6 +37,7 @@ Examples:
   MODEL_PATH=/m/model.gguf PORT=9000 sterna  the same, from the environment
   sterna run model.gguf \"Once upon a\"        continue a text
   sterna inspect model.gguf                  show what is in a model, and whether it can be run
+  sterna perplexity model.gguf text.txt      measure how well it predicts a text
   sterna detect                              show this machine and the kernels that would run
   sterna healthcheck                         exit 0 when the server on this machine is ready
 
@@ -57,6 +59,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Write the raw logits after a sequence of tokens, for conformance tests
     Logits(logits::LogitsArgs),
+    /// Measure how well a model predicts a text
+    Perplexity(perplexity::PerplexityArgs),
     /// Show this machine, its limits, and the kernels that would run
     Detect(detect::DetectArgs),
     /// Ask the server on this machine whether it is ready: exit 0 or 1
@@ -118,6 +122,7 @@ impl Cli {
             Some(Command::Tokenize(args)) => Ok(tokenize::run(args)?),
             Some(Command::Bench(args)) => Ok(bench::run(args, machine)?),
             Some(Command::Logits(args)) => Ok(logits::run(args, machine)?),
+            Some(Command::Perplexity(args)) => Ok(perplexity::run(args, machine)?),
             Some(Command::Detect(args)) => detect::run(args, machine),
             Some(Command::Healthcheck(args)) => healthcheck::run(args),
         }

@@ -1,11 +1,11 @@
 //! `sterna tokenize MODEL TEXT`: the tokens of a text.
 
-use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::common::CommandError;
+use super::common::{CommandError, read_text};
 use crate::model::{GgufFile, MapOptions};
 use crate::text::Tokenizer;
 
@@ -37,11 +37,7 @@ pub fn run(args: TokenizeArgs) -> Result<(), CommandError> {
     let file = GgufFile::open(&args.model, MapOptions::default())?;
     let tokenizer = Tokenizer::from_gguf(&file.gguf, args.tokenizer_pre.as_deref())?;
     let text = match args.text.as_str() {
-        "-" => {
-            let mut text = Vec::new();
-            io::stdin().read_to_end(&mut text)?;
-            String::from_utf8_lossy(&text).into_owned()
-        }
+        "-" => read_text(Path::new("-"))?,
         text => text.to_owned(),
     };
     let tokens = tokenizer.encode(&text, !args.no_bos, !args.no_special);

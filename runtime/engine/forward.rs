@@ -106,6 +106,7 @@ struct Scratch {
 /// What a pass computed.
 pub struct Output<'a> {
     scratch: &'a Scratch,
+    pool: &'a Pool,
     vocab: usize,
 }
 
@@ -114,6 +115,11 @@ impl<'a> Output<'a> {
     pub fn logits(&self, row: usize) -> Result<Logits<'a>, NonFinite> {
         self.check(row)?;
         Ok(self.scratch.head.logits(row, self.vocab))
+    }
+
+    /// The threads of the pass, idle by now.
+    pub fn pool(&self) -> &'a Pool {
+        self.pool
     }
 
     /// Whether all values of a row were finite. If not, its sequence's cache is spoilt.
@@ -181,6 +187,7 @@ impl Forward {
         }
         Ok(Output {
             scratch: &self.scratch,
+            pool: &self.pool,
             vocab: self.model.config.vocab,
         })
     }

@@ -6,6 +6,7 @@
 pub mod forward;
 pub mod head;
 pub mod kv;
+pub mod perplexity;
 pub mod sampling;
 mod scheduler;
 pub mod session;

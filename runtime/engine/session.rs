@@ -1,6 +1,7 @@
 //! One sequence fed by hand, without a queue: for the commands and tests that look at logits themselves.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::forward::{Forward, PassError, Row};
 use super::head::{Logits, Need};
@@ -48,24 +49,51 @@ impl Session {
         let last = tokens.len().checked_sub(1).expect("at least one token");
         let last_chunk = last / self.batch * self.batch;
         for chunk in tokens[..last_chunk].chunks(self.batch) {
-            self.plan(chunk, Need::None);
+            self.plan(chunk, |_| Need::None);
             let output = self.forward.pass(&mut self.cache, &self.rows)?;
             (0..chunk.len()).try_for_each(|row| output.check(row))?;
         }
         let chunk = &tokens[last_chunk..];
-        self.plan(chunk, need);
+        self.plan(chunk, |row| if row + 1 == chunk.len() { need } else { Need::None });
         let output = self.forward.pass(&mut self.cache, &self.rows)?;
         (0..chunk.len()).try_for_each(|row| output.check(row))?;
         Ok(output.logits(chunk.len() - 1)?)
     }
 
-    fn plan(&mut self, tokens: &[u32], last: Need) {
+    /// Appends `tokens`, all inside the vocabulary; what `value` makes of the logits (vocab) of each, in their order.
+    /// The threads share the calls.
+    pub fn feed_each(
+        &mut self,
+        tokens: &[u32],
+        value: &(dyn Fn(usize, &[f32]) -> f64 + Sync),
+    ) -> Result<Vec<f64>, PassError> {
+        let mut values = Vec::with_capacity(tokens.len());
+        for (pass, chunk) in tokens.chunks(self.batch).enumerate() {
+            self.plan(chunk, |_| Need::All);
+            let output = self.forward.pass(&mut self.cache, &self.rows)?;
+            (0..chunk.len()).try_for_each(|row| output.check(row))?;
+            let slots: Vec<AtomicU64> = chunk.iter().map(|_| AtomicU64::new(0)).collect();
+            let pool = output.pool();
+            pool.run(&|thread| {
+                for row in (thread..chunk.len()).step_by(pool.threads()) {
+                    let logits = output.logits(row).expect("checked above").all();
+                    let value = value(pass * self.batch + row, logits);
+                    slots[row].store(value.to_bits(), Relaxed);
+                }
+            });
+            values.extend(slots.into_iter().map(|slot| f64::from_bits(slot.into_inner())));
+        }
+        Ok(values)
+    }
+
+    /// The rows of the next pass; `need` says what is wanted of the logits of each.
+    fn plan(&mut self, tokens: &[u32], need: impl Fn(usize) -> Need) {
         self.rows.clear();
         self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row {
             cache: 0,
             position: self.len + i,
             token,
-            need: if i + 1 == tokens.len() { last } else { Need::None },
+            need: need(i),
         }));
         self.len += tokens.len();
     }
@@ -102,6 +130,24 @@ mod tests {
         let expected = session(1).feed(&TOKENS).unwrap().to_vec();
         for batch in [2, 3, 6, 7, 100] {
             assert_eq!(session(batch).feed(&TOKENS).unwrap(), expected, "{batch}");
+        }
+    }
+
+    #[test]
+    fn each_position_has_the_logits_of_its_prefix() {
+        let value = |i: usize, logits: &[f32]| f64::from(logits[i]);
+        for (threads, batch) in [(1, 1), (2, 3), (3, 100)] {
+            let mut all = Session::new(testing::model(), testing::kernels(), threads, TOKENS.len(), batch);
+            let values = all.feed_each(&TOKENS, &value).unwrap();
+            let expected = (0..TOKENS.len()).map(|i| {
+                let mut alone = session(9);
+                value(i, alone.feed(&TOKENS[..=i]).unwrap())
+            });
+            assert_eq!(
+                values,
+                expected.collect::<Vec<_>>(),
+                "{threads} threads, passes of {batch}"
+            );
         }
     }
 

@@ -138,12 +138,20 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
+/// Levels and lists of them. To the filter a bare word that is no level names a module, and silences everything else:
+/// only words that look like one are taken for it.
 pub(super) fn log_level(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let understood = |directive: &str| {
+        let level = LEVELS.iter().any(|level| directive.eq_ignore_ascii_case(level));
+        level || directive.contains(['=', '[']) || directive.contains("::") || directive == "sterna"
+    };
+    let words = text.split(',').all(|directive| understood(directive.trim()));
     // The filter is built again where it is installed: it can be neither cloned nor compared.
     match tracing_subscriber::EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => {
-            Err("error, warn, info, debug, trace or a list such as info,sterna::serve=debug is needed".to_owned())
+        Ok(_) if words => Ok(text.to_owned()),
+        _ => {
+            Err("off, error, warn, info, debug, trace or a list such as info,sterna::serve=debug is needed".to_owned())
         }
     }
 }
@@ -166,6 +174,23 @@ pub(super) fn kernel(name: String, warnings: &mut Vec<String>) -> Option<String>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn log_levels_are_levels_or_name_modules() {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "info,sterna::serve=debug",
+            "sterna",
+            "warn, hyper=error",
+        ] {
+            assert_eq!(log_level(good).as_deref(), Ok(good));
+        }
+        for bad in ["verbose", "warning", "info,loud", "a=b=c", "sterna=loud", "7", ""] {
+            assert!(log_level(bad).unwrap_err().contains("debug, trace"), "{bad}");
+        }
+    }
 
     #[test]
     fn cors_takes_a_star_alone_or_origins() {

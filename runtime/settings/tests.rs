@@ -94,6 +94,7 @@ fn a_bad_value_names_its_variable() {
         ("LLAMA_ARG_MLOCK", "maybe"),
         ("STERNA_LOG_FORMAT", "xml"),
         ("STERNA_LOG_LEVEL", "a=b=c"),
+        ("LOG_LEVEL", "verbose"),
         ("WORKER_PROCESSES", "0"),
     ] {
         let error = settings(&[(name, value)]).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! The contracts of `run`, `logits` and `bench`, through the binary itself.
+//! The contracts of `run`, `logits`, `perplexity` and `bench`, through the binary itself.
 
 use std::fs;
 use std::io::Write;
@@ -143,6 +143,60 @@ fn logits_are_raw_floats_of_the_last_position() {
 }
 
 #[test]
+fn perplexity_is_one_object_that_threads_and_passes_do_not_change() {
+    let model = model();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime/tests/data/multilingual.txt");
+    let (model, file) = (model.to_str().unwrap(), file.to_str().unwrap());
+    let args = ["perplexity", model, file, "--json", "--context", "64"];
+    let first = stdout(&[&args[..], &["--threads", "1"]].concat(), "");
+    let object: Value = serde_json::from_str(&first).unwrap();
+    let keys: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["bits_per_byte", "bytes", "context", "perplexity", "tokens"]);
+    assert_eq!(object["bytes"], fs::metadata(file).unwrap().len());
+    assert_eq!(object["context"], 64);
+    let number = |key: &str| object[key].as_f64().unwrap();
+    let nats = number("perplexity").ln() * number("tokens");
+    assert!((number("bits_per_byte") * number("bytes") * 2f64.ln() / nats - 1.0).abs() < 1e-9);
+    for more in [["--threads", "2"], ["--batch-size", "5"], ["--batch", "1000"]] {
+        assert_eq!(stdout(&[&args[..], &more].concat(), ""), first, "{more:?}");
+    }
+    let text = fs::read_to_string(file).unwrap();
+    let piped = ["perplexity", model, "-", "--json", "--context", "64"];
+    assert_eq!(stdout(&piped, &text), first);
+    let table = stdout(&["perplexity", model, file, "--context", "64"], "");
+    assert!(
+        table.starts_with("perplexity ") && table.contains("bits per byte"),
+        "{table}"
+    );
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, file) = (model(), dir.path().join("latin-1"));
+    fs::write(&file, b"caf\xe9").unwrap();
+    let (code, error) = failure(&["perplexity", model.to_str().unwrap(), file.to_str().unwrap()]);
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("is not UTF-8 at byte 3"), "{error}");
+}
+
+#[test]
+fn perplexity_wants_more_than_a_token_and_a_context_that_the_model_has() {
+    let model = model();
+    let args = ["perplexity", model.to_str().unwrap(), "-", "--context"];
+    for (context, text, code, sentence) in [
+        ("513", "Once upon a time", 2, "--context 513 is outside 2 to 512"),
+        ("1", "Once upon a time", 2, "--context 1 is outside 2 to 512"),
+        ("512", "a", 1, "is too short"),
+    ] {
+        let output = sterna(&[&args[..], &[context]].concat(), text);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(error.contains(sentence), "{error}");
+    }
+}
+
+#[test]
 fn bench_prints_one_object() {
     let model = model();
     let args = [
@@ -195,7 +249,7 @@ fn bad_input_gets_a_sentence_and_an_exit_code() {
             1,
             "larger --ctx-size",
         ),
-        (&["run", model, "x", "--temperature", "-1"], 1, "temperature must be"),
+        (&["run", model, "x", "--temperature", "-1"], 2, "temperature must be"),
         (
             &["run", model, "x", "--threads", "0"],
             2,
@@ -217,6 +271,17 @@ fn bad_input_gets_a_sentence_and_an_exit_code() {
             "cannot write /nowhere/x",
         ),
         (&["bench", model, "--context", "100000"], 1, "room for 512"),
+        (&["run", model, "x", "--temperature", "nan"], 2, "temperature must be"),
+        (&["run", model, "x", "--top-p", "2"], 2, "top_p must be"),
+        (&["perplexity", model, "/nowhere.txt"], 74, "cannot read /nowhere.txt"),
+        (&["perplexity", model, "/dev/null"], 1, "is empty: give a text"),
+        (&["perplexity", model, "-"], 1, "is empty: give a text"),
+        (&["perplexity", model, model, "--batch", "0"], 2, "not in 1.."),
+        (
+            &["perplexity", "/nowhere.gguf", "/etc/hostname"],
+            66,
+            "/nowhere.gguf does not exist",
+        ),
     ];
     for (args, code, sentence) in cases {
         let more: &[&str] = if args[0] == "run" { &["--max-tokens", "1"] } else { &[] };
