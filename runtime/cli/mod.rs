@@ -8,6 +8,7 @@ use crate::machine::pipe::end_on_broken_pipe;
 use crate::settings::{ServeArgs, VARIABLES};
 
 pub mod bench;
+mod chat;
 pub mod common;
 pub mod detect;
 pub mod healthcheck;

@@ -1,22 +1,26 @@
 //! `sterna run MODEL [PROMPT]`: one prompt with streamed output, or a chat at a terminal.
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::common::{CommandError, ModelArgs, TokenList};
+use super::chat::Chat;
+use super::common::{CommandError, ModelArgs, TokenList, read_text};
 use crate::engine::{Engine, EngineConfig, Event, FinishReason, Request, Sampling, Stats};
 use crate::machine::cpu::Machine;
 use crate::machine::limits::Threads;
-use crate::text::{ChatTemplate, Message, Tokenizer};
+use crate::text::{ChatTemplate, TemplateError, Tokenizer};
 
 /// What to continue, and how.
 #[derive(clap::Args, Clone, Debug)]
 pub struct RunArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Text to continue; without it, standard input
+    /// Text to continue; without it, standard input, or a chat at a terminal
     #[arg(conflicts_with = "tokens")]
     prompt: Option<String>,
     /// Token ids to continue, instead of text
@@ -115,7 +119,7 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
         threads: args.threads.resolve(),
         context: args.ctx_size,
         parallel: 1,
-        queue: 0,
+        queue: 1, // a message after an answer that was stopped and is not quite over
         batch: 512,
     };
     let engine = Engine::start(
@@ -124,40 +128,70 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
         args.model.kernels(machine)?,
         config,
     )?;
+    let request = |prompt| Request {
+        prompt,
+        sampling: (&args.sampling).into(),
+        max_tokens: args.max_tokens,
+        stop: args.stop.clone(),
+        ignore_eos: args.ignore_eos,
+    };
+    let at_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let prompt = match (&args.tokens, &args.prompt) {
         (Some(TokenList(tokens)), _) => tokens.clone(),
         (None, Some(text)) => tokenizer.encode(text, !args.raw, !args.raw),
-        (None, None) if io::stdin().is_terminal() && !args.json => {
-            let template = ChatTemplate::from_gguf(&opened.gguf, &tokenizer, None)?;
-            return chat(&args, &engine, &tokenizer, &template);
+        (None, None) if at_terminal && !args.json => {
+            let template = match ChatTemplate::from_gguf(&opened.gguf, &tokenizer, None) {
+                Err(TemplateError::None) => None,
+                template => Some(template?),
+            };
+            let chat = Chat {
+                engine: &engine,
+                tokenizer: &tokenizer,
+                template,
+                request: request(Vec::new()),
+            };
+            return chat.run();
         }
         (None, None) => {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text)?;
+            let text = read_text(Path::new("-"))?;
             // The newline that `echo` and editors end a text with is not part of it.
             let text = text.strip_suffix('\n').unwrap_or(&text);
             tokenizer.encode(text, !args.raw, !args.raw)
         }
     };
+    // Nothing here waits for more than the engine's events: a runtime without timers and sockets.
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let to_the_end = std::future::pending();
     if args.json {
-        let answer = generate(&args, &engine, prompt.clone(), |_| Ok(()))?;
+        let answer = runtime.block_on(generate(&engine, request(prompt.clone()), to_the_end, |_| Ok(())))?;
         show(&format!("{}\n", answer.to_json(&prompt)))?;
     } else {
-        generate(&args, &engine, prompt, show)?;
+        runtime.block_on(generate(&engine, request(prompt), to_the_end, show))?;
         show("\n")?;
     }
     Ok(())
 }
 
-/// A finished generation.
-struct Answer {
-    tokens: Vec<u32>,
-    text: String,
-    reason: FinishReason,
+/// A generation that is over.
+pub struct Answer {
+    /// What was generated.
+    pub tokens: Vec<u32>,
+    /// Their text, without what the stop texts and unfinished characters cost.
+    pub text: String,
+    /// `None` if it was interrupted.
+    pub reason: Option<FinishReason>,
+    /// Of one that was not interrupted.
     stats: Stats,
+    /// From the first token to the last.
+    decoding: Duration,
 }
 
 impl Answer {
+    /// Tokens per second after the first, which the prompt's pass gives.
+    pub fn tokens_per_s(&self) -> f64 {
+        self.tokens.len().saturating_sub(1) as f64 / self.decoding.as_secs_f64().max(1e-9)
+    }
+
     fn to_json(&self, prompt: &[u32]) -> serde_json::Value {
         let Stats {
             prompt_tokens,
@@ -174,8 +208,9 @@ impl Answer {
             "tokens": self.tokens,
             "text": self.text,
             "finish_reason": match self.reason {
-                FinishReason::Eos | FinishReason::Stop => "stop",
-                FinishReason::Length => "length",
+                Some(FinishReason::Eos | FinishReason::Stop) => "stop",
+                Some(FinishReason::Length) => "length",
+                None => "interrupted",
             },
             "timings": {
                 "prompt_n": prompt_tokens,
@@ -189,88 +224,51 @@ impl Answer {
     }
 }
 
-/// Generates to the end; `piece` sees the text as it comes.
-fn generate(
-    args: &RunArgs,
+/// Generates to the end, or until `interrupted`; `piece` sees the text as it comes.
+pub async fn generate(
     engine: &Engine,
-    prompt: Vec<u32>,
+    request: Request,
+    interrupted: impl Future<Output = ()>,
     mut piece: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<Answer, CommandError> {
-    let mut events = engine.submit(Request {
-        prompt,
-        sampling: (&args.sampling).into(),
-        max_tokens: args.max_tokens,
-        stop: args.stop.clone(),
-        ignore_eos: args.ignore_eos,
-    })?;
-    let (mut tokens, mut all) = (Vec::new(), String::new());
+    // Dropped at the end, which cancels what is still going on.
+    let mut events = engine.submit(request)?;
+    let mut interrupted = pin!(interrupted);
+    let mut answer = Answer {
+        tokens: Vec::new(),
+        text: String::new(),
+        reason: None,
+        stats: Stats::default(),
+        decoding: Duration::ZERO,
+    };
+    let mut first = None;
     loop {
-        match events.blocking_recv() {
-            Some(Event::Token { id, text }) => {
+        let event = tokio::select! {
+            biased; // listening before the first word is shown
+            () = &mut interrupted => return Ok(answer),
+            event = events.recv() => event,
+        };
+        match event.expect("the engine ends every request with Done or Failed") {
+            Event::Token { id, text } => {
+                answer.decoding = first.get_or_insert_with(Instant::now).elapsed();
+                answer.tokens.push(id);
+                answer.text.push_str(&text);
                 piece(&text)?;
-                tokens.push(id);
-                all.push_str(&text);
             }
-            Some(Event::Done { reason, text, stats }) => {
+            Event::Done { reason, text, stats } => {
+                answer.text.push_str(&text);
                 piece(&text)?;
-                all.push_str(&text);
-                return Ok(Answer {
-                    tokens,
-                    text: all,
-                    reason,
-                    stats,
-                });
+                (answer.reason, answer.stats) = (Some(reason), stats);
+                return Ok(answer);
             }
-            Some(Event::Failed(message)) => return Err(CommandError::Generation(message)),
-            None => unreachable!("the engine ends every request with Done or Failed"),
+            Event::Failed(message) => return Err(CommandError::Generation(message)),
         }
     }
 }
 
 /// Prints at once. A closed standard output is an error, not a panic as with `println!`.
-fn show(text: &str) -> io::Result<()> {
+pub fn show(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
-}
-
-/// A chat by lines: each is a message, and an empty input (Ctrl-D) ends it.
-fn chat(args: &RunArgs, engine: &Engine, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<(), CommandError> {
-    let mut messages: Vec<Message> = Vec::new();
-    let message = |role: &str, content: String| Message {
-        role: role.to_owned(),
-        content,
-    };
-    eprintln!("Write a message and press Enter; Ctrl-D ends the chat.");
-    for line in prompts(io::stdin().lock()) {
-        messages.push(message("user", line?));
-        let text = template.render(&messages, true).map_err(CommandError::Render)?;
-        let prompt = tokenizer.encode(&text, true, true);
-        match generate(args, engine, prompt, show) {
-            Ok(answer) => messages.push(message("assistant", answer.text)),
-            Err(error @ CommandError::Submit(_)) => {
-                eprintln!("{error}; the chat begins anew");
-                messages.clear();
-            }
-            Err(error) => return Err(error),
-        }
-        show("\n")?;
-    }
-    Ok(())
-}
-
-/// The lines that a person enters, with a prompt in front of each.
-fn prompts(mut input: impl BufRead) -> impl Iterator<Item = io::Result<String>> {
-    std::iter::from_fn(move || {
-        loop {
-            eprint!("> ");
-            let mut line = String::new();
-            match input.read_line(&mut line) {
-                Ok(0) => return None,
-                Ok(_) if line.trim().is_empty() => continue,
-                Ok(_) => return Some(Ok(line.trim().to_owned())),
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    })
 }

@@ -183,7 +183,7 @@ mod tests {
             "off",
             "info,sterna::serve=debug",
             "sterna",
-            "warn, hyper=error",
+            "warn,hyper=error",
         ] {
             assert_eq!(log_level(good).as_deref(), Ok(good));
         }
