@@ -59,7 +59,10 @@ fn exit_code(error: &Error) -> u8 {
             | CommandError::Pass(_)
             | CommandError::Text { .. }
             | CommandError::Generation(_)
-            | CommandError::Render(_) => sysexits::FAILURE,
+            | CommandError::Render(_)
+            | CommandError::Bench(_)
+            | CommandError::Nothing(_)
+            | CommandError::Server(_) => sysexits::FAILURE,
         },
         Error::Serve(error) => match error {
             ServeError::InvalidModel(_) => sysexits::DATA_ERROR,

@@ -63,6 +63,15 @@ pub enum CommandError {
     /// A pass had no result.
     #[error(transparent)]
     Pass(#[from] PassError),
+    /// A measurement failed.
+    #[error(transparent)]
+    Bench(#[from] super::bench::BenchError),
+    /// Nothing is left to measure.
+    #[error("nothing to measure: {0}")]
+    Nothing(String),
+    /// The server whose start was to be measured did not serve.
+    #[error("cannot measure a server's start: {0}")]
+    Server(io::Error),
     /// The generation failed; the message is the engine's.
     #[error("{0}")]
     Generation(String),

@@ -198,36 +198,84 @@ fn perplexity_wants_more_than_a_token_and_a_context_that_the_model_has() {
 
 #[test]
 fn bench_prints_one_object() {
-    let model = model();
-    let args = [
-        "bench",
-        model.to_str().unwrap(),
-        "--threads",
-        "1,2",
+    let (model, dir) = (model(), tempfile::tempdir().unwrap());
+    let picture = dir.path().join("roofline.svg");
+    let args = ["bench", model.to_str().unwrap(), "--threads", "1,2"];
+    let lists = [
         "--prefill",
         "8",
         "--decode",
-        "4",
+        "9",
+        "--context",
+        "0,20,9999",
+        "--sequences",
+        "1,3",
     ];
-    let more = ["--context", "0,20", "--repeats", "1", "--json"];
-    let object: Value = serde_json::from_str(&stdout(&[&args[..], &more].concat(), "")).unwrap();
-    for key in ["machine", "target", "model", "read_gb_per_s", "dot_gmac_per_s", "start"] {
+    let more = [
+        "--repeats",
+        "2",
+        "--start",
+        "--json",
+        "--svg",
+        picture.to_str().unwrap(),
+    ];
+    let object: Value = serde_json::from_str(&stdout(&[&args[..], &lists, &more].concat(), "")).unwrap();
+    for key in ["version", "machine", "target", "kernel", "model"] {
         assert!(!object[key].is_null(), "{key}");
     }
-    assert!(object["read_gb_per_s"]["2"].as_f64().unwrap() > 0.0);
-    assert!(object["start"]["first_token_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(object["schema"], 1);
+    let positive = |value: &Value, keys: &[&str]| {
+        for key in keys {
+            assert!(value[key].as_f64().unwrap() > 0.0, "{key} of {value}");
+        }
+    };
+    for threads in ["1", "2"] {
+        positive(
+            &object["ceilings"][threads],
+            &["read_file_gb_per_s", "read_own_gb_per_s", "dot_gmac_per_s"],
+        );
+    }
+    positive(&object["steady"], &["first_token_ms", "body_bytes", "head_bytes"]);
+    positive(&object["start"], &["health_ms", "first_token_ms", "threads"]);
+    assert_eq!(object["start"]["context"], 512);
+    for memory in [&object["steady"]["memory"], &object["start"]["memory"]] {
+        positive(memory, &["resident", "anonymous", "file", "peak"]);
+    }
+    assert_eq!(object["skipped"].as_array().unwrap().len(), 1);
+    assert!(object["skipped"][0].as_str().unwrap().contains("after 9999"));
     let results = object["results"].as_array().unwrap();
-    assert_eq!(results.len(), 2 * (1 + 2));
-    let (one, two) = results.split_at(3);
+    assert_eq!(results.len(), 2 * (1 + 2 * 2));
+    let (one, two) = results.split_at(5);
     for (a, b) in one.iter().zip(two) {
         assert_eq!((&a["threads"], &b["threads"]), (&1.into(), &2.into()));
-        for key in ["kind", "tokens", "context", "bytes_per_token", "output_hash"] {
+        for key in [
+            "kind",
+            "tokens",
+            "context",
+            "sequences",
+            "bytes_per_token",
+            "output_hash",
+        ] {
             assert_eq!(a[key], b[key], "{key}");
         }
-        for key in ["tokens_per_s", "spread", "fraction_of_read", "fraction_of_dot"] {
-            assert!(a[key].as_f64().unwrap() >= 0.0, "{key}");
-        }
+        positive(
+            a,
+            &[
+                "tokens_per_s",
+                "fraction_of_read",
+                "fraction_of_dot",
+                "gmac_per_s",
+                "macs_per_token",
+            ],
+        );
+        assert!(a["spread"].as_f64().unwrap() >= 0.0);
+        assert_eq!(a["joules_per_token"].is_null(), !object["energy_unavailable"].is_null());
     }
+    let bytes = |i: usize| one[i]["bytes_per_token"].as_f64().unwrap();
+    assert!(bytes(2) > bytes(1), "a context is read");
+    assert!(bytes(3) < bytes(1), "several sequences share the weights");
+    let picture = fs::read_to_string(picture).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("prefill 8") && picture.contains("decode at 20"));
 }
 
 #[test]
@@ -270,7 +318,6 @@ fn bad_input_gets_a_sentence_and_an_exit_code() {
             74,
             "cannot write /nowhere/x",
         ),
-        (&["bench", model, "--context", "100000"], 1, "room for 512"),
         (&["run", model, "x", "--temperature", "nan"], 2, "temperature must be"),
         (&["run", model, "x", "--top-p", "2"], 2, "top_p must be"),
         (&["perplexity", model, "/nowhere.txt"], 74, "cannot read /nowhere.txt"),
@@ -281,6 +328,16 @@ fn bad_input_gets_a_sentence_and_an_exit_code() {
             &["perplexity", "/nowhere.gguf", "/etc/hostname"],
             66,
             "/nowhere.gguf does not exist",
+        ),
+        (
+            &["bench", model, "--prefill", "0", "--context", "100000"],
+            1,
+            "room for 512",
+        ),
+        (
+            &["bench", model, "--prefill", "0", "--decode", "0"],
+            1,
+            "every list holds only 0",
         ),
     ];
     for (args, code, sentence) in cases {

@@ -1,53 +1,72 @@
-//! The measurements: prompt, generation, and the two ceilings that they are compared with.
+//! The measurements: prompts and generation, in short slices between passes that measure the machine's ceilings.
+//!
+//! A shared machine's memory drifts by half within seconds. So a generation is timed in slices of a few tokens, each
+//! slice is held against what reading reached just before and just after it, and the median slice counts.
 
-use std::hint::black_box;
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::engine::forward::PassError;
+use super::ceiling::{self, Rates, Reader};
+use super::energy::{Energy, Reading};
+use super::stats::{median, spread};
+use crate::engine::forward::{Forward, PassError, Row, Traffic};
+use crate::engine::head::Need;
 use crate::engine::kv::KvCache;
-use crate::engine::sampling::argmax;
-use crate::engine::session::Session;
-use crate::kernels::{QuantRows, Variant};
-use crate::machine::limits::Limits;
-use crate::machine::pool::Pool;
-use crate::model::{Model, Ternary};
+use crate::engine::sampling::{Sampler, Sampling};
+use crate::kernels::Variant;
+use crate::model::Model;
 
-/// One line of the results.
-#[derive(Debug, Serialize)]
+/// Tokens of a slice.
+const SLICE: usize = 8;
+
+/// One line of the results. Rates are of all sequences together.
+#[derive(Debug, Clone, Serialize)]
 pub struct Measurement {
     /// `prefill` or `decode`.
-    kind: &'static str,
-    threads: usize,
-    tokens: usize,
-    /// Tokens in the cache before the first of these.
-    context: usize,
+    pub kind: &'static str,
+    pub threads: usize,
+    /// Sequences side by side: 1 for a prompt.
+    pub sequences: usize,
+    /// Tokens of the prompt, or generated in each sequence.
+    pub tokens: usize,
+    /// Tokens in each sequence before the first of these.
+    pub context: usize,
     /// Median of the repeats.
-    tokens_per_s: f64,
-    /// (Fastest - slowest) / median.
-    spread: f64,
+    pub tokens_per_s: f64,
+    /// (Fastest - slowest) / median of the repeats.
+    pub spread: f64,
     /// Weights and cache that have to be read for a token.
-    bytes_per_token: f64,
-    /// Of the same repeat's read pass; the median of the repeats.
-    fraction_of_read: f64,
-    /// Of the matrix product with weights in the cache.
-    fraction_of_dot: f64,
-    /// Of the tokens (decode), or of the last logits' bits (prefill): equal on every machine.
-    output_hash: String,
+    pub bytes_per_token: f64,
+    /// Time that reading these bytes takes / time taken: the median of the slices.
+    pub fraction_of_read: f64,
+    /// Multiply-adds of the ternary matrices, in 10^9 per second.
+    pub gmac_per_s: f64,
+    /// Of what dot products on registers reach: the median of the repeats.
+    pub fraction_of_dot: f64,
+    /// Multiply-adds a token, of the ternary matrices and of the output head as often as it is used.
+    pub macs_per_token: f64,
+    /// Of the processor packages; absent where no counter can be read.
+    pub joules_per_token: Option<f64>,
+    /// Of the tokens (decode), or of the last logits' bits (prefill): equal on every machine, level and number of threads.
+    pub output_hash: String,
 }
 
 impl Measurement {
+    pub const HEADER: &'static str =
+        "kind     threads  seqs  tokens  context  tokens/s  spread  MB/token  of read  of dot  J/token  output";
+
     /// A line of the table.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let joules = self.joules_per_token.map_or("-".to_owned(), |j| format!("{j:.2}"));
         writeln!(
             out,
-            "{:8} {:7} {:7} {:8} {:9.2} {:6.0}% {:9.1} {:7.0}% {:6.0}%  {}",
+            "{:8} {:7} {:5} {:7} {:8} {:9.2} {:6.0}% {:9.1} {:7.0}% {:6.0}% {:>8}  {}",
             self.kind,
             self.threads,
+            self.sequences,
             self.tokens,
             self.context,
             self.tokens_per_s,
@@ -55,261 +74,354 @@ impl Measurement {
             self.bytes_per_token / 1e6,
             self.fraction_of_read * 100.0,
             self.fraction_of_dot * 100.0,
+            joules,
             self.output_hash,
         )
     }
+
+    /// Whether the other measures the same work, on whatever threads: then the outputs must be equal.
+    pub fn same_work(&self, other: &Measurement) -> bool {
+        let work = |m: &Measurement| (m.kind, m.sequences, m.tokens, m.context);
+        work(self) == work(other)
+    }
+}
+
+/// Why there is no measurement.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The model failed.
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    /// The same work gave another output.
+    #[error("{work} gave the output {one} and then {other}: report this, with the machine's name")]
+    Unsteady {
+        /// What was done.
+        work: String,
+        /// Hash of the first.
+        one: String,
+        /// Hash of another.
+        other: String,
+    },
 }
 
 /// A model on one number of threads.
-pub struct Bench {
-    model: Arc<Model>,
-    session: Session,
+pub struct Bench<'a, 'm> {
+    forward: Forward,
+    kernels: &'static Variant,
+    /// One a sequence.
+    caches: Vec<KvCache>,
+    rows: Vec<Row>,
+    /// Most rows of a pass over a prompt.
+    batch: usize,
     repeats: u32,
-    reader: Reader,
-    /// Read passes so far, in bytes per second.
-    reads: Vec<f64>,
-    /// Multiply-adds per second of the matrix product in cache.
-    dot: f64,
+    reader: &'a mut Reader<'m>,
+    ahead: usize,
+    energy: Option<&'a Energy>,
+    /// Read passes and dot products so far.
+    rates: Vec<Rates>,
+    dots: Vec<f64>,
 }
 
-impl Bench {
-    pub fn new(
-        model: &Arc<Model>,
-        kernels: &'static Variant,
-        session: Session,
-        repeats: u32,
-        l3_bytes: Option<u64>,
-    ) -> Self {
-        let bench = Bench {
-            model: Arc::clone(model),
-            repeats,
-            reader: Reader::new(model, l3_bytes),
-            reads: Vec::new(),
-            dot: dot_per_s(model, kernels, session.pool()),
-            session,
+/// How a [`Bench`] measures.
+pub struct Setup<'a, 'm> {
+    pub kernels: &'static Variant,
+    /// Most sequences of a measurement.
+    pub sequences: usize,
+    /// Tokens of context that the longest measurement needs.
+    pub capacity: usize,
+    pub repeats: u32,
+    pub reader: &'a mut Reader<'m>,
+    pub energy: Option<&'a Energy>,
+}
+
+impl<'a, 'm> Bench<'a, 'm> {
+    /// Takes a pass that has settled, see [`settle`].
+    pub fn new(forward: Forward, setup: Setup<'a, 'm>) -> Self {
+        let cache = || KvCache::new(&forward.model().config, setup.capacity);
+        Bench {
+            caches: (0..setup.sequences.max(1)).map(|_| cache()).collect(),
+            ahead: setup.reader.best_ahead(setup.kernels, forward.pool()),
+            forward,
+            kernels: setup.kernels,
+            rows: Vec::new(),
+            batch: 512,
+            repeats: setup.repeats,
+            reader: setup.reader,
+            energy: setup.energy,
+            rates: Vec::new(),
+            dots: Vec::new(),
+        }
+    }
+
+    /// Medians of what reading reached, and of the dot product in multiply-adds per second.
+    pub fn ceilings(&self) -> (Rates, f64) {
+        let of = |rate: fn(&Rates) -> f64| median(&self.rates.iter().map(rate).collect::<Vec<_>>());
+        let rates = Rates {
+            file: of(|rates| rates.file),
+            own: of(|rates| rates.own),
         };
-        // The first pass over a new mapping also pays for its page tables.
-        bench.read();
-        bench
-    }
-
-    /// Median of the read passes.
-    pub fn read_gb_per_s(&self) -> f64 {
-        median(&self.reads) / 1e9
-    }
-
-    /// In 10^9 multiply-adds per second.
-    pub fn dot_gmac_per_s(&self) -> f64 {
-        self.dot / 1e9
+        (rates, median(&self.dots))
     }
 
     /// A prompt of `tokens`, from an empty cache.
-    pub fn prefill(&mut self, tokens: usize) -> Result<Measurement, PassError> {
-        let prompt = self.prompt(tokens);
-        // Once to touch all memory.
-        self.session.truncate(0);
-        self.session.feed(&prompt)?;
-        let (mut seconds, mut reads, mut hash) = (Vec::new(), Vec::new(), Hash::new());
+    pub fn prefill(&mut self, tokens: usize) -> Result<Measurement, BenchError> {
+        let prompt = self.prompt(0, tokens);
+        self.feed(0, &prompt, Need::All)?; // once to touch all memory
+        let Traffic { body, head, own } = self.forward.traffic();
+        let passes = tokens.div_ceil(self.batch) as f64;
+        let cache = self.cache_bytes(0, tokens);
+        let bytes = passes * body as f64 + head as f64 + cache;
+        let own = passes * own as f64 + cache;
+        let mut runs = Runs::default();
         for _ in 0..self.repeats {
-            reads.push(self.read());
-            self.session.truncate(0);
+            let (dot, before, energy) = (self.dot(), self.read(), self.energy());
             let began = Instant::now();
-            let logits = self.session.feed(&prompt)?;
-            seconds.push(began.elapsed().as_secs_f64());
-            hash = Hash::new();
-            logits.iter().for_each(|logit| hash.add(logit.to_bits()));
+            let hash = self.feed(0, &prompt, Need::All)?;
+            let seconds = began.elapsed().as_secs_f64();
+            let joules = self.joules(energy);
+            let ideal = Rates::between(before, self.read()).seconds(bytes, own);
+            runs.fractions.push(ideal / seconds);
+            runs.push(seconds, dot, joules, hash);
         }
-        let passes = tokens.div_ceil(self.session.batch());
-        let bytes = passes * body_bytes(&self.model) + self.model.embedding.data.len();
-        let bytes_per_token = bytes as f64 / tokens as f64 + self.cache_bytes(tokens as f64 / 2.0);
-        Ok(self.measurement("prefill", tokens, 0, bytes_per_token, seconds, reads, hash))
+        let work = Work {
+            kind: "prefill",
+            sequences: 1,
+            tokens,
+            context: 0,
+            bytes,
+            head_rows: 1,
+        };
+        self.measurement(&work, &runs)
     }
 
-    /// `tokens` greedy tokens after `context` others.
-    pub fn decode(&mut self, context: usize, tokens: usize) -> Result<Measurement, PassError> {
-        let prompt = self.prompt(context + 1);
-        let (first, before) = prompt.split_last().expect("one token at least");
-        self.session.truncate(0);
-        if !before.is_empty() {
-            self.session.feed(before)?;
-        }
-        let (mut seconds, mut reads, mut hash) = (Vec::new(), Vec::new(), Hash::new());
-        for _ in 0..self.repeats {
-            reads.push(self.read());
-            self.session.truncate(context);
-            let mut token = *first;
-            hash = Hash::new();
-            let began = Instant::now();
-            for _ in 0..tokens {
-                token = argmax(self.session.feed(&[token])?);
-                hash.add(token);
+    /// `tokens` greedy tokens in each of `sequences`, after `context` others.
+    pub fn decode(&mut self, sequences: usize, context: usize, tokens: usize) -> Result<Measurement, BenchError> {
+        let mut firsts = Vec::new();
+        for sequence in 0..sequences {
+            let prompt = self.prompt(sequence, context + 1);
+            firsts.push(prompt[context]);
+            if context > 0 {
+                self.feed(sequence, &prompt[..context], Need::None)?;
             }
-            seconds.push(began.elapsed().as_secs_f64());
         }
-        let weights = body_bytes(&self.model) + self.model.embedding.data.len();
-        let bytes_per_token = weights as f64 + self.cache_bytes(context as f64 + tokens as f64 / 2.0);
-        Ok(self.measurement("decode", tokens, context, bytes_per_token, seconds, reads, hash))
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call a kind, each value from another place"
-    )]
-    fn measurement(
-        &mut self,
-        kind: &'static str,
-        tokens: usize,
-        context: usize,
-        bytes_per_token: f64,
-        seconds: Vec<f64>,
-        reads: Vec<f64>,
-        hash: Hash,
-    ) -> Measurement {
-        let speeds: Vec<f64> = seconds.iter().map(|seconds| tokens as f64 / seconds).collect();
-        let fractions: Vec<f64> = speeds
-            .iter()
-            .zip(&reads)
-            .map(|(speed, read)| speed * bytes_per_token / read)
-            .collect();
-        let tokens_per_s = median(&speeds);
-        let fastest = speeds.iter().copied().fold(0.0, f64::max);
-        let slowest = speeds.iter().copied().fold(f64::INFINITY, f64::min);
-        self.reads.extend(reads);
-        Measurement {
-            kind,
-            threads: self.session.pool().threads(),
+        self.step(context, &mut firsts.clone())?; // once to touch all memory
+        let (mut runs, mut bytes) = (Runs::default(), 0.0);
+        for _ in 0..self.repeats {
+            let dot = self.dot();
+            let mut last = firsts.clone();
+            let (mut seconds, mut joules, mut hash) = (0.0, Some(0.0), Hash::new());
+            let mut before = self.read();
+            bytes = 0.0;
+            for first in (0..tokens).step_by(SLICE) {
+                let steps = SLICE.min(tokens - first);
+                let energy = self.energy();
+                let began = Instant::now();
+                for step in first..first + steps {
+                    self.step(context + step, &mut last)?;
+                    last.iter().for_each(|&token| hash.add(token));
+                }
+                let took = began.elapsed().as_secs_f64();
+                joules = joules.zip(self.joules(energy)).map(|(a, b)| a + b);
+                let after = self.read();
+                let traffic = self.forward.traffic();
+                let cache = self.cache_bytes(context + first, steps) * sequences as f64;
+                let slice = (steps * (traffic.body + traffic.head)) as f64 + cache;
+                let own = (steps * traffic.own) as f64 + cache;
+                runs.fractions
+                    .push(Rates::between(before, after).seconds(slice, own) / took);
+                before = after;
+                bytes += slice;
+                seconds += took;
+            }
+            runs.push(seconds, dot, joules, hash);
+        }
+        let work = Work {
+            kind: "decode",
+            sequences,
             tokens,
             context,
-            tokens_per_s,
-            spread: (fastest - slowest) / tokens_per_s,
-            bytes_per_token,
-            fraction_of_read: median(&fractions),
-            fraction_of_dot: tokens_per_s * macs(&self.model) as f64 / self.dot,
-            output_hash: hash.to_string(),
+            bytes,
+            head_rows: sequences * tokens,
+        };
+        self.measurement(&work, &runs)
+    }
+
+    fn measurement(&self, work: &Work, runs: &Runs) -> Result<Measurement, BenchError> {
+        if let Some(other) = runs.hashes.iter().find(|hash| **hash != runs.hashes[0]) {
+            return Err(BenchError::Unsteady {
+                work: format!("{} of {} tokens", work.kind, work.tokens),
+                one: runs.hashes[0].to_string(),
+                other: other.to_string(),
+            });
         }
+        let all = (work.sequences * work.tokens) as f64;
+        let speeds: Vec<f64> = runs.seconds.iter().map(|seconds| all / seconds).collect();
+        let model = self.forward.model();
+        let of_dot = speeds.iter().zip(&runs.dots);
+        let of_dot: Vec<f64> = of_dot.map(|(speed, dot)| speed * macs(model) as f64 / dot).collect();
+        let head_macs = (model.embedding.rows * model.embedding.cols * work.head_rows) as f64;
+        let joules: Option<Vec<f64>> = runs.joules.iter().copied().collect();
+        Ok(Measurement {
+            kind: work.kind,
+            threads: self.forward.pool().threads(),
+            sequences: work.sequences,
+            tokens: work.tokens,
+            context: work.context,
+            tokens_per_s: median(&speeds),
+            spread: spread(&speeds),
+            bytes_per_token: work.bytes / all,
+            fraction_of_read: median(&runs.fractions),
+            gmac_per_s: median(&speeds) * macs(model) as f64 / 1e9,
+            fraction_of_dot: median(&of_dot),
+            macs_per_token: macs(model) as f64 + head_macs / all,
+            joules_per_token: joules.map(|joules| median(&joules) / all),
+            output_hash: runs.hashes[0].to_string(),
+        })
     }
 
-    /// Tokens that are the same for every model of this vocabulary, and far apart in the embedding.
-    fn prompt(&self, tokens: usize) -> Vec<u32> {
-        let vocab = self.model.config.vocab;
-        (0..tokens).map(|i| (i.wrapping_mul(7919) % vocab) as u32).collect()
+    /// A prompt into the cache of `sequence`, from its beginning; the hash of the last token's logits.
+    fn feed(&mut self, sequence: usize, prompt: &[u32], last: Need) -> Result<Hash, PassError> {
+        let mut hash = Hash::new();
+        for (chunk, tokens) in prompt.chunks(self.batch).enumerate() {
+            let first = chunk * self.batch;
+            self.rows.clear();
+            self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row {
+                cache: sequence,
+                position: first + i,
+                token,
+                need: if first + i + 1 == prompt.len() {
+                    last
+                } else {
+                    Need::None
+                },
+            }));
+            let output = self.forward.pass(&mut self.caches, &self.rows)?;
+            (0..tokens.len()).try_for_each(|row| output.check(row))?;
+            if self.rows.last().is_some_and(|row| row.need != Need::None) {
+                let logits = output.logits(tokens.len() - 1)?.all();
+                logits.iter().for_each(|logit| hash.add(logit.to_bits()));
+            }
+        }
+        Ok(hash)
     }
 
-    /// Bytes of keys and values that `positions` hold.
-    fn cache_bytes(&self, positions: f64) -> f64 {
-        KvCache::bytes_per_position(&self.model.config) as f64 * positions
+    /// One token of every sequence: `last` are the tokens at `position`, and then those after it.
+    fn step(&mut self, position: usize, last: &mut [u32]) -> Result<(), PassError> {
+        let mut greedy = Sampler::new(Sampling::greedy());
+        let need = greedy.sampling().need(self.forward.model().config.vocab);
+        self.rows.clear();
+        self.rows.extend(last.iter().enumerate().map(|(cache, &token)| Row {
+            cache,
+            position,
+            token,
+            need,
+        }));
+        let output = self.forward.pass(&mut self.caches, &self.rows)?;
+        for (row, last) in last.iter_mut().enumerate() {
+            *last = greedy.sample(output.logits(row)?);
+        }
+        Ok(())
     }
 
-    fn read(&self) -> f64 {
-        self.reader.bytes_per_s(&self.model, self.session.pool())
+    /// Tokens that are the same for every model of this vocabulary, and far apart in the embedding; other ones for
+    /// each sequence.
+    fn prompt(&self, sequence: usize, tokens: usize) -> Vec<u32> {
+        let vocab = self.forward.model().config.vocab;
+        let token = |i: usize| (i * 7919 + sequence * 104_729) % vocab;
+        (0..tokens).map(|i| token(i) as u32).collect()
+    }
+
+    /// Bytes of keys and values that `steps` tokens of a sequence read, the first of them at `position`.
+    fn cache_bytes(&self, position: usize, steps: usize) -> f64 {
+        let positions: usize = (position + 1..=position + steps).sum();
+        KvCache::bytes_per_position(&self.forward.model().config) as f64 * positions as f64
+    }
+
+    fn read(&mut self) -> Rates {
+        let rates = self.reader.read(self.kernels, self.forward.pool(), self.ahead);
+        self.rates.push(rates);
+        rates
+    }
+
+    fn dot(&mut self) -> f64 {
+        let dot = ceiling::dot_rate(self.kernels, self.forward.pool());
+        self.dots.push(dot);
+        dot
+    }
+
+    fn energy(&self) -> Option<Reading> {
+        self.energy?.read()
+    }
+
+    /// Since that reading.
+    fn joules(&self, from: Option<Reading>) -> Option<f64> {
+        let to = self.energy()?;
+        Some(self.energy?.joules(&from?, &to))
     }
 }
 
-/// Bytes of the ternary matrices.
-pub fn body_bytes(model: &Model) -> usize {
-    matrices(model).map(|matrix| matrix.packed.len()).sum()
+/// What a measurement does.
+struct Work {
+    kind: &'static str,
+    sequences: usize,
+    tokens: usize,
+    context: usize,
+    /// That all tokens of all sequences read.
+    bytes: f64,
+    /// Rows of the output head's products.
+    head_rows: usize,
+}
+
+/// The repeats of a measurement.
+#[derive(Default)]
+struct Runs {
+    seconds: Vec<f64>,
+    dots: Vec<f64>,
+    joules: Vec<Option<f64>>,
+    hashes: Vec<Hash>,
+    /// Of the slices of all repeats.
+    fractions: Vec<f64>,
+}
+
+impl Runs {
+    fn push(&mut self, seconds: f64, dot: f64, joules: Option<f64>, hash: Hash) {
+        self.seconds.push(seconds);
+        self.dots.push(dot);
+        self.joules.push(joules);
+        self.hashes.push(hash);
+    }
+}
+
+/// Runs passes until everything that is built in the background is in use: what is measured then is the steady state.
+/// The time it took.
+pub fn settle(forward: &mut Forward) -> Result<Duration, PassError> {
+    let began = Instant::now();
+    let mut caches = [KvCache::new(&forward.model().config, 1)];
+    let row = Row {
+        cache: 0,
+        position: 0,
+        token: 0,
+        need: Sampling::greedy().need(forward.model().config.vocab),
+    };
+    while !forward.settled() {
+        // A pass is where what was built comes into use.
+        forward.pass(&mut caches, &[row])?;
+        thread::sleep(Duration::from_millis(10));
+    }
+    let settled = began.elapsed();
+    // What was read for the last time is behind us; touch what is read from now on.
+    forward.pass(&mut caches, &[row])?;
+    Ok(settled)
 }
 
 /// Multiply-adds of the ternary matrices for one token.
 fn macs(model: &Model) -> usize {
-    matrices(model).map(|matrix| matrix.rows * matrix.cols).sum()
-}
-
-fn matrices(model: &Model) -> impl Iterator<Item = &Ternary> {
-    model
-        .layers
-        .iter()
-        .flat_map(|layer| layer.matrices().map(|(_, matrix)| matrix))
-}
-
-/// What is read to find out how fast memory is: the model itself, or other memory when it could stay in a cache.
-enum Reader {
-    Model,
-    Memory(Vec<u8>),
-}
-
-impl Reader {
-    fn new(model: &Model, l3_bytes: Option<u64>) -> Self {
-        const LEAST: u64 = 256 << 20;
-        let enough = l3_bytes.unwrap_or(0).saturating_mul(8).max(LEAST);
-        if (*model.mapping).as_ref().len() as u64 >= enough {
-            return Reader::Model;
-        }
-        let allowed = Limits::read().memory_bytes.map_or(enough, |bytes| bytes / 4);
-        // Ones: pages of zeros may all be the same page.
-        Reader::Memory(vec![1; enough.min(allowed) as usize])
-    }
-
-    /// One pass, each thread over its own share.
-    fn bytes_per_s(&self, model: &Model, pool: &Pool) -> f64 {
-        let bytes = match self {
-            Reader::Model => (*model.mapping).as_ref(),
-            Reader::Memory(bytes) => bytes,
-        };
-        let share = bytes.len() / pool.threads();
-        let total = AtomicU64::new(0);
-        let began = Instant::now();
-        pool.run(&|thread| {
-            total.fetch_add(sum(&bytes[thread * share..][..share]), Ordering::Relaxed);
-        });
-        let seconds = began.elapsed().as_secs_f64();
-        black_box(total);
-        (share * pool.threads()) as f64 / seconds
-    }
-}
-
-/// The sum of `bytes` as 64-bit words, in eight independent sums that the compiler makes vectors of.
-///
-/// One linear stream a thread, as hardware prefetchers want it: on Zen 4 this plain Rust for the baseline reads as fast as
-/// AVX-512 loads with software prefetch, and 2.4 times as fast as four streams side by side.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 8];
-    for line in bytes.as_chunks::<64>().0 {
-        for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
-            *sum = sum.wrapping_add(u64::from_le_bytes(*word));
-        }
-    }
-    sums.into_iter().fold(0, u64::wrapping_add)
-}
-
-/// Multiply-adds per second of the ternary matrix product when its weights stay in the cache: rows of the model's first
-/// matrix, as many as fit, times 64 tokens.
-fn dot_per_s(model: &Model, kernels: &Variant, pool: &Pool) -> f64 {
-    const TOKENS: usize = 64;
-    const BYTES_PER_THREAD: usize = 128 << 10;
-    let whole = &model.layers[0].ffn_gate;
-    let row_bytes = whole.cols / 4;
-    let rows = (BYTES_PER_THREAD / row_bytes * pool.threads()).clamp(1, whole.rows);
-    let part = Ternary {
-        packed: whole.packed.slice(0..rows * row_bytes).expect("rows of the matrix"),
-        rows,
-        ..whole.clone()
-    };
-    let x: Vec<f32> = (0..TOKENS * part.cols).map(|i| (i % 251) as f32 - 125.0).collect();
-    let (mut quant, mut y) = (QuantRows::default(), vec![0.0; TOKENS * rows]);
-    kernels.quantize(pool, &x, part.cols, &mut quant);
-    let mut once = || {
-        let began = Instant::now();
-        kernels.linear(pool, &quant, &mut [(&part, &mut y)]);
-        (TOKENS * rows * part.cols) as f64 / began.elapsed().as_secs_f64()
-    };
-    // For a fifth of a second: long enough for a median that a neighbour does not move.
-    let began = Instant::now();
-    let mut speeds = Vec::new();
-    while speeds.len() < 5 || began.elapsed().as_millis() < 200 {
-        speeds.push(once());
-    }
-    median(&speeds)
-}
-
-/// The middle one; of an even number the upper middle one.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    let matrices = model.layers.iter().flat_map(|layer| layer.matrices());
+    matrices.map(|(_, matrix)| matrix.rows * matrix.cols).sum()
 }
 
 /// FNV-1a, 64 bits, over little-endian words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hash(u64);
 
 impl Hash {
@@ -333,18 +445,6 @@ impl std::fmt::Display for Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle_one() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 3.0);
-    }
-
-    #[test]
-    fn the_read_pass_reads_every_word() {
-        let bytes: Vec<u8> = (0..64 * 5).map(|i| u8::from(i % 8 == 0)).collect();
-        assert_eq!(sum(&bytes), 40);
-    }
 
     #[test]
     fn the_hash_is_fnv_1a() {
