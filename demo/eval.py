@@ -14,8 +14,8 @@ import torch
 from bitnet import Config, Model, nll_windows
 from tokenizer import build
 
-PROMPTS = ['fn main() {\n', 'use std::collections::', 'The `Vec` type', 'A variable in Rust', 'impl<T> Iterator for',
-           'let mut v = Vec::new();\n', '/// Returns `true` if', '# Error handling\n\n']
+PROMPTS = ['fn main() {\n', 'impl Iterator for', 'let mut v = Vec::', '# Examples\n\n', 'use std::collections::', 'The `Vec` type',
+           'A variable in Rust', '/// Returns `true` if']
 
 
 def read_gguf(path):

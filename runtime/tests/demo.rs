@@ -32,7 +32,8 @@ struct Way {
 }
 
 impl Way {
-    /// Every compiled instruction-set level that this CPU runs, each with other threads and passes.
+    /// Every compiled instruction-set level that this CPU runs, with other threads and passes each, and the best of them
+    /// with all of these.
     fn all() -> Vec<Way> {
         let features = Machine::detect().features;
         let runs = |variant: &&Variant| {
@@ -42,15 +43,18 @@ impl Way {
             }
             runs
         };
-        let sizes = [(1, 512), (2, 128), (3, 7)];
-        let ways = |variant: &'static Variant| {
-            sizes.map(|(threads, batch)| Way {
-                kernels: variant.name,
-                threads,
-                batch,
-            })
+        let way = |variant: &Variant, (threads, batch)| Way {
+            kernels: variant.name,
+            threads,
+            batch,
         };
-        variants().iter().filter(runs).flat_map(ways).collect()
+        let sizes = [(1, 512), (2, 128), (3, 7)];
+        let running: Vec<&Variant> = variants().iter().filter(runs).collect();
+        let best = sizes.map(|sizes| way(running[0], sizes));
+        let others = running[1..].iter().zip(sizes.into_iter().cycle());
+        best.into_iter()
+            .chain(others.map(|(variant, sizes)| way(variant, sizes)))
+            .collect()
     }
 
     fn session(self, model: &Arc<Model>, capacity: usize) -> Session {

@@ -4,7 +4,9 @@
 //! a tool that is not installed is a failure; elsewhere it is a printed SKIP. What this CPU cannot run and no
 //! emulator can is a printed SKIP in both.
 
+mod clone;
 mod cpu;
+mod demo;
 mod deny;
 mod docs;
 mod e2e;
@@ -96,10 +98,11 @@ const STEPS: &[(&str, &str, Run)] = &[
     ("same-tokens", "every image gives the same answer", cpu::same_tokens),
     ("registry", "push and pull on loopback", push::run),
     ("container", "the image as users run it", e2e::run),
+    ("demo", "the demo model is what its page says", demo::run),
     (
-        "reproducible",
-        "the same digest from another folder",
-        image::reproducible,
+        "fresh-clone",
+        "README's commands as written, and the same digests",
+        clone::run,
     ),
 ];
 

@@ -131,6 +131,13 @@ impl Container {
             .with_context(|| format!("`wait` printed `{}`", code.trim()))
     }
 
+    /// Leaves it running; the command that removes it.
+    pub fn leave(self) -> String {
+        let remove = format!("{} rm --force {}", self.engine.program(), self.name);
+        std::mem::forget(self);
+        remove
+    }
+
     /// What it wrote, on both streams.
     pub fn logs(&self) -> Result<String> {
         let out = tool::output(self.engine.command().args(["logs", &self.name]))?;

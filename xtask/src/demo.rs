@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: from the checkout to a streamed answer, in one command.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -22,13 +23,13 @@ pub struct Args {
     /// GGUF file to serve [default: the one in demo/, else the test model, whose words are noise]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// What to ask [default: something that suits the model]
+    /// What to ask instead of a few things that suit the model; may be given several times
     #[arg(long, value_name = "TEXT")]
-    prompt: Option<String>,
-    /// Tokens of answer at most
-    #[arg(long, value_name = "N", default_value_t = 96)]
+    prompt: Vec<String>,
+    /// Tokens of an answer at most
+    #[arg(long, value_name = "N", default_value_t = 48)]
     max_tokens: u32,
-    /// Leave the server running until Ctrl-C
+    /// Leave the server running, and say how to end it
     #[arg(long)]
     keep: bool,
 }
@@ -40,8 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 enum Server {
     /// The image, in an engine.
     Container(Container),
-    /// The image's binary, as a child of this process, and the file that takes what it says.
-    Process(Child, PathBuf),
+    /// The image's binary, as a child of this process.
+    Process(Direct),
 }
 
 impl Server {
@@ -49,19 +50,39 @@ impl Server {
     fn ended(&mut self) -> Result<Option<String>> {
         let said = match self {
             Server::Container(container) => (!container.is_running()?).then(|| container.logs()),
-            Server::Process(child, log) => child.try_wait()?.map(|_| Ok(std::fs::read_to_string(log)?)),
+            Server::Process(direct) => {
+                let status = direct.child.try_wait()?;
+                status.map(|_| Ok(std::fs::read_to_string(&direct.log)?))
+            }
         };
         said.transpose()
     }
+
+    /// Leaves it running; the command that ends it.
+    fn leave(self) -> String {
+        match self {
+            Server::Container(container) => container.leave(),
+            Server::Process(direct) => {
+                let kill = format!("kill {}", direct.child.id());
+                std::mem::forget(direct);
+                kill
+            }
+        }
+    }
 }
 
-impl Drop for Server {
+/// A server without an engine, ended when dropped.
+struct Direct {
+    child: Child,
+    /// Takes what it says.
+    log: PathBuf,
+}
+
+impl Drop for Direct {
     fn drop(&mut self) {
-        if let Server::Process(child, _) = self {
-            // Gone already when this fails.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        // Gone already when this fails.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -92,39 +113,57 @@ fn show(args: &Args, server: &Shared) -> Result<()> {
     let port = free_port()?;
     // Locked while it starts: Ctrl-C waits until there is something to end.
     let mut shared = server.lock().expect("nobody panics while holding it");
-    let (started, start) = serve(&image, &model.path, port)?;
+    let (started, start, how) = serve(&image, &model.path, port)?;
     *shared = Some(started);
     drop(shared);
     let url = format!("http://127.0.0.1:{port}");
     wait_for_health(&url, start, server)?;
     let health = start.elapsed();
 
-    let prompt = args.prompt.as_deref().unwrap_or(model.prompt);
-    println!("{}\n\n> {prompt}\n", model.about);
-    let answer = ask(&url, prompt, args.max_tokens)?;
-    println!("\n");
+    println!("{}\n", model.about);
+    let prompts = match &args.prompt[..] {
+        [] => model.prompts.iter().map(|prompt| (*prompt).to_owned()).collect(),
+        asked => asked.to_vec(),
+    };
+    for prompt in &prompts {
+        let answer = ask(&url, model.api, prompt, args.max_tokens)?;
+        let (tokens, whole, first) = (answer.tokens, answer.whole, answer.first_token);
+        let speed = tokens as f64 / whole.as_secs_f64();
+        let [whole, first] = [whole, first].map(|time| time.as_millis());
+        println!("\n[{tokens} tokens in {whole} ms, {speed:.0} tokens/s; the first after {first} ms]\n");
+    }
     let (compressed, unpacked) = (megabytes(image.compressed_bytes), megabytes(image.unpacked_bytes));
-    println!(
-        "image          {}: {compressed} compressed, {unpacked} unpacked",
-        image.name
+    let row = |name: &str, value: &str| println!("{name:<11}{value}");
+    row(
+        "image",
+        &format!("{}, {compressed} compressed, {unpacked} unpacked", image.name),
     );
-    println!("health         {} ms after the start", health.as_millis());
-    println!(
-        "first token    {} ms after the question",
-        answer.first_token.as_millis()
-    );
-    println!(
-        "speed          {:.1} tokens/s, {} tokens",
-        answer.tokens_per_s(),
-        answer.tokens
-    );
+    row("ready", &format!("{} ms after {how}", health.as_millis()));
+    let end = if args.keep {
+        ""
+    } else {
+        ", ended now; --keep leaves it running"
+    };
+    row("API", &format!("{url}/v1{end}"));
+    if is_page(&url) {
+        row("chat page", &format!("{url}/"));
+    }
     if args.keep {
-        println!("\nserving at {url}/v1 until Ctrl-C");
-        loop {
-            std::thread::park();
-        }
+        let left = server.lock().expect("nobody panics while holding it").take();
+        row("to end it", &left.expect("started above").leave());
     }
     Ok(())
+}
+
+/// Whether there is something for a browser.
+fn is_page(url: &str) -> bool {
+    ureq::get(url).call().is_ok_and(|answer| {
+        let kind = answer
+            .headers()
+            .get("content-type")
+            .and_then(|value| value.to_str().ok());
+        kind.is_some_and(|kind| kind.starts_with("text/html"))
+    })
 }
 
 /// Builds the image for `target`; progress goes to the terminal.
@@ -147,13 +186,23 @@ struct Model {
     path: PathBuf,
     /// One line about it for whoever watches.
     about: &'static str,
-    /// A question that suits it.
-    prompt: &'static str,
+    /// How it is spoken to.
+    api: Api,
+    /// What suits it.
+    prompts: &'static [&'static str],
+}
+
+/// One of the two families of OpenAI's API.
+#[derive(Clone, Copy)]
+enum Api {
+    /// `/v1/completions`: a base model goes on with a text.
+    Completions,
+    /// `/v1/chat/completions`.
+    Chat,
 }
 
 /// The model that was asked for, else the one that ships with the project, else the tests' model.
 fn choose_model(asked: Option<&Path>) -> Result<Model> {
-    let prompt = "Why do terns migrate?";
     if let Some(path) = asked {
         let path = path
             .canonicalize()
@@ -161,30 +210,32 @@ fn choose_model(asked: Option<&Path>) -> Result<Model> {
         return Ok(Model {
             path,
             about: "your model",
-            prompt,
+            api: Api::Chat,
+            prompts: &["Why do terns migrate?", "Write a haiku about them."],
         });
     }
     let shipped = workspace::root().join("demo/sterna-demo.gguf");
     if shipped.is_file() {
-        let about =
-            "the demo model: tiny, trained on Rust's documentation, which it continues without understanding it";
         return Ok(Model {
             path: shipped,
-            about,
-            prompt: "A closure is a function that can",
+            about: "the demo model: tiny, trained on Rust's documentation, which it continues without understanding it",
+            api: Api::Completions,
+            prompts: &["impl<T> Iterator for", "The `Vec` type", "use std::collections::"],
         });
     }
-    let about = "the test model: its weights are random, and its words are noise";
     Ok(Model {
         path: workspace::root().join("runtime/tests/data/nano-i2_s.gguf"),
-        about,
-        prompt,
+        about: "the test model: its weights are random, and its words are noise",
+        api: Api::Chat,
+        prompts: &["Why do terns migrate?"],
     })
 }
 
-/// Starts the image in an engine; with none, or with one that cannot start it, the image's own binary. Also returns
-/// the time of the start itself, after loading the image.
-fn serve(image: &Built, model: &Path, port: u16) -> Result<(Server, Instant)> {
+/// A server, when its start began, and what that start was, in words.
+type Started = (Server, Instant, String);
+
+/// Starts the image in an engine; with none, or with one that cannot start it, the image's own binary.
+fn serve(image: &Built, model: &Path, port: u16) -> Result<Started> {
     let Some(engine) = Engine::find() else {
         println!("neither podman nor docker answers: running the image's own binary directly");
         return direct(image, model, port);
@@ -204,7 +255,7 @@ fn serve(image: &Built, model: &Path, port: u16) -> Result<(Server, Instant)> {
     }
 }
 
-fn in_container(engine: Engine, image: &Built, model: &Path, port: u16) -> Result<(Server, Instant)> {
+fn in_container(engine: Engine, image: &Built, model: &Path, port: u16) -> Result<Started> {
     let folder = model.parent().context("a model lies in a folder")?;
     let inside = Path::new("/models").join(model.file_name().context("a model has a name")?);
     let name = engine.load(&image.folder.join("image.docker.tar"))?;
@@ -219,10 +270,11 @@ fn in_container(engine: Engine, image: &Built, model: &Path, port: u16) -> Resul
             env: &env,
         },
     )?;
-    Ok((Server::Container(container), start))
+    let how = format!("`{} run`", engine.program());
+    Ok((Server::Container(container), start, how))
 }
 
-fn direct(image: &Built, model: &Path, port: u16) -> Result<(Server, Instant)> {
+fn direct(image: &Built, model: &Path, port: u16) -> Result<Started> {
     let log = image.folder.join("demo.log");
     let mut command = Command::new(image.folder.join("rootfs/sterna"));
     command
@@ -233,10 +285,12 @@ fn direct(image: &Built, model: &Path, port: u16) -> Result<(Server, Instant)> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&log)?);
+        .stderr(std::fs::File::create(&log)?)
+        .process_group(0); // with --keep it outlives the terminal's Ctrl-C
     let start = Instant::now();
     let child = command.spawn().context("cannot start the image's binary")?;
-    Ok((Server::Process(child, log), start))
+    let server = Server::Process(Direct { child, log });
+    Ok((server, start, "the start of its binary".to_owned()))
 }
 
 fn wait_for_health(url: &str, start: Instant, server: &Shared) -> Result<()> {
@@ -261,29 +315,34 @@ fn wait_for_health(url: &str, start: Instant, server: &Shared) -> Result<()> {
 /// What one streamed answer took.
 struct Answer {
     tokens: u64,
+    /// From the question to the first text.
     first_token: Duration,
-    /// From the first token to the last.
-    rest: Duration,
+    /// From the question to the end.
+    whole: Duration,
 }
 
-impl Answer {
-    fn tokens_per_s(&self) -> f64 {
-        self.tokens.saturating_sub(1) as f64 / self.rest.as_secs_f64().max(1e-9)
+/// Asks over the OpenAI API and prints question and answer as it comes.
+fn ask(url: &str, api: Api, prompt: &str, max_tokens: u32) -> Result<Answer> {
+    let (path, question, text) = match api {
+        Api::Completions => ("completions", json!({ "prompt": prompt }), "/choices/0/text"),
+        Api::Chat => {
+            let messages = json!([{ "role": "user", "content": prompt }]);
+            let question = json!({ "messages": messages });
+            ("chat/completions", question, "/choices/0/delta/content")
+        }
+    };
+    let mut request = question;
+    request["max_tokens"] = max_tokens.into();
+    request["temperature"] = 0.into();
+    request["stream"] = true.into();
+    request["stream_options"] = json!({ "include_usage": true });
+    match api {
+        Api::Completions => print!("> {prompt}"),
+        Api::Chat => println!("> {prompt}"),
     }
-}
-
-/// Asks over the OpenAI API and prints the answer as it comes.
-fn ask(url: &str, prompt: &str, max_tokens: u32) -> Result<Answer> {
-    let request = json!({
-        "messages": [{ "role": "user", "content": prompt }],
-        "max_tokens": max_tokens,
-        "stream": true,
-        "stream_options": { "include_usage": true },
-    });
     let start = Instant::now();
-    let mut response = ureq::post(format!("{url}/v1/chat/completions")).send_json(request)?;
+    let mut response = ureq::post(format!("{url}/v1/{path}")).send_json(request)?;
     let mut first = None;
-    let mut last = start;
     let mut tokens = 0;
     for line in BufReader::new(response.body_mut().as_reader()).lines() {
         let line = line?;
@@ -291,20 +350,18 @@ fn ask(url: &str, prompt: &str, max_tokens: u32) -> Result<Answer> {
             continue;
         };
         let event: Value = serde_json::from_str(event).with_context(|| format!("not JSON: {event}"))?;
-        if let Some(text) = event.pointer("/choices/0/delta/content").and_then(Value::as_str) {
+        if let Some(text) = event.pointer(text).and_then(Value::as_str) {
             print!("{text}");
             std::io::stdout().flush()?;
-            last = Instant::now();
-            first.get_or_insert(last);
+            first.get_or_insert_with(|| start.elapsed());
         }
         if let Some(count) = event.pointer("/usage/completion_tokens").and_then(Value::as_u64) {
             tokens = count;
         }
     }
-    let first = first.context("the answer is empty")?;
     Ok(Answer {
         tokens,
-        first_token: first - start,
-        rest: last - first,
+        first_token: first.context("the answer is empty")?,
+        whole: start.elapsed(),
     })
 }

@@ -90,34 +90,3 @@ pub fn need_aarch64_toolchain() -> Result<()> {
     }
     Ok(())
 }
-
-/// Builds one image from a copy of the checkout in another folder, with nothing compiled yet, and compares digests.
-pub fn reproducible(ctx: &Context, report: &mut Report) -> Result<()> {
-    let copy = copy_checkout(ctx)?;
-    let mut build = tool::cargo(&["xtask", "build-image", "--target", "universal,avx2"]);
-    tool::run(build.current_dir(&copy).env_remove("CARGO_TARGET_DIR"))?;
-    for target in ["universal", "avx2"] {
-        report.check(target, || {
-            let here = digest(&folder(target))?;
-            let there = digest(&copy.join("target/images").join(target))?;
-            ensure!(here == there, "built here {here}, built in {} {there}", copy.display());
-            Ok(())
-        });
-    }
-    Ok(())
-}
-
-/// Copies every file that git tracks, or would track.
-fn copy_checkout(ctx: &Context) -> Result<PathBuf> {
-    let copy = ctx.scratch("another-folder")?;
-    let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-    let files = tool::run(Command::new("git").arg("-C").arg(&ctx.root).args(list))?;
-    for file in files.split_terminator('\0') {
-        let (from, to) = (ctx.root.join(file), copy.join(file));
-        if from.is_file() {
-            std::fs::create_dir_all(to.parent().expect("a file has a folder"))?;
-            std::fs::copy(from, to)?;
-        }
-    }
-    Ok(copy)
-}
