@@ -117,6 +117,20 @@ impl Isa {
         }
     }
 
+    /// How its kernels want ternary weights re-packed; `None` where decode consumes I2_S as the file has it.
+    ///
+    /// 1.6 bits a weight where VBMI looks up 128 bytes at once and VNNI adds, 2.0 elsewhere: unpacking 1.6 otherwise
+    /// takes longer than reading 2.0. Not on Arm: no speed could be measured there.
+    pub fn packing(self) -> Option<Packing> {
+        let (rows, weights_per_byte) = match self {
+            Isa::Avx512vbmi => (16, 5),
+            Isa::Avx512vnni | Isa::Avx512 => (16, 4),
+            Isa::Avxvnni | Isa::Avx2 => (8, 4),
+            Isa::Baseline | Isa::Neon | Isa::Dotprod | Isa::I8mm => return None,
+        };
+        Some(Packing { rows, weights_per_byte })
+    }
+
     /// f32 lanes of one vector register.
     pub fn f32_lanes(self) -> usize {
         match self {
@@ -127,6 +141,15 @@ impl Isa {
     }
 }
 
+/// A layout of re-packed ternary weights; `runtime/model/packed.rs` defines it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Packing {
+    /// Rows of a tile: the i32 lanes of a register, one row each.
+    pub rows: usize,
+    /// 4 (2.0 bits a weight) or 5 (1.6).
+    pub weights_per_byte: usize,
+}
+
 /// What a kernel computes; `runtime/kernels/reference.rs` is the definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -135,6 +158,10 @@ pub enum Role {
     I2sGemv,
     /// Prefill: ternary I2_S matrix times several int8 vectors.
     I2sGemm,
+    /// Decode: re-packed ternary matrix times one int8 vector.
+    PackedGemv,
+    /// Prefill and small batches: re-packed ternary matrix times several int8 vectors.
+    PackedGemm,
     /// f32 row to int8 with one scale.
     Quantize,
     /// Integer sums to f32: acc / s * scale.
@@ -243,10 +270,12 @@ impl Type {
 }
 
 impl Role {
-    /// Every role: each compiled level has exactly one kernel for each.
+    /// Every role: each compiled level has exactly one kernel for each, but for [`Role::of_packed`].
     pub const ALL: &[Role] = &[
         Role::I2sGemv,
         Role::I2sGemm,
+        Role::PackedGemv,
+        Role::PackedGemm,
         Role::Quantize,
         Role::Rescale,
         Role::Rmsnorm,
@@ -263,11 +292,18 @@ impl Role {
         Role::ProbeDot,
     ];
 
+    /// Kernels over re-packed weights: levels with an [`Isa::packing`] have them.
+    pub fn of_packed(self) -> bool {
+        matches!(self, Role::PackedGemv | Role::PackedGemm)
+    }
+
     /// As in symbols and in the fields of the runtime's `Variant`.
     pub fn name(self) -> &'static str {
         match self {
             Role::I2sGemv => "i2s_gemv",
             Role::I2sGemm => "i2s_gemm",
+            Role::PackedGemv => "packed_gemv",
+            Role::PackedGemm => "packed_gemm",
             Role::Quantize => "quantize",
             Role::Rescale => "rescale",
             Role::Rmsnorm => "rmsnorm",
@@ -290,7 +326,7 @@ impl Role {
         use Type::*;
         match self {
             // y[r] = sum code(r, c) * x[c] - x_sum
-            Role::I2sGemv => &[
+            Role::I2sGemv | Role::PackedGemv => &[
                 ("w", ConstU8),
                 ("x", ConstI8),
                 ("x_sum", I32),
@@ -299,7 +335,7 @@ impl Role {
                 ("y", MutI32),
             ],
             // y[t * y_stride + r] = sum code(r, c) * x[t][c] - x_sums[t]
-            Role::I2sGemm => &[
+            Role::I2sGemm | Role::PackedGemm => &[
                 ("w", ConstU8),
                 ("x", ConstI8),
                 ("x_sums", ConstI32),
@@ -433,6 +469,14 @@ pub fn table() -> Vec<Kernel> {
             template: gemm,
             exactness,
         });
+        if isa.packing().is_some() {
+            rows.extend([Role::PackedGemv, Role::PackedGemm].map(|role| Kernel {
+                role,
+                isa,
+                template: "packed_x86.c",
+                exactness,
+            }));
+        }
         rows.extend(FLOAT.iter().map(|&(role, template)| Kernel {
             role,
             isa,
@@ -465,7 +509,8 @@ mod tests {
         for &isa in Isa::ALL {
             for &role in Role::ALL {
                 let n = table().iter().filter(|k| k.isa == isa && k.role == role).count();
-                assert_eq!(n, 1, "{role:?} for {isa:?}");
+                let expected = usize::from(!role.of_packed() || isa.packing().is_some());
+                assert_eq!(n, expected, "{role:?} for {isa:?}");
             }
         }
     }

@@ -71,7 +71,10 @@ pub struct NoVariant {
 /// What to assume where the target does not say. A small L2, since a block that is too small costs a few percent and
 /// one that is too large costs the cache.
 const DEFAULT_L2: u64 = 256 << 10;
+const DEFAULT_L1D: u64 = 32 << 10;
 const DEFAULT_LINE: u64 = 64;
+/// Columns of most matrices of the published 2B model; the longest have 6912.
+const TYPICAL_COLS: u64 = 2560;
 
 impl KernelPlan {
     /// Plans the kernels of `target`: a pure function of it.
@@ -178,8 +181,14 @@ fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
         .map(|c| c.bytes / u64::from(c.sharers.unwrap_or(1).max(1)));
     let (l2, l2_from) = size(l2_share, DEFAULT_L2);
     let (mr, nr, tile_reason) = tile(isa);
+    let l1d_share = target
+        .cache
+        .l1d
+        .as_ref()
+        .map(|c| c.bytes / u64::from(c.sharers.unwrap_or(1).max(1)));
+    let (l1d, l1d_from) = size(l1d_share, DEFAULT_L1D);
     let (line, line_from) = size(target.cache.line_bytes.map(u64::from), DEFAULT_LINE);
-    vec![
+    let mut knobs = vec![
         Knob {
             name: "mr",
             value: mr,
@@ -213,7 +222,23 @@ fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
             formula: format!("4 x nr {nr}"),
             reason: "tokens a GEMM call handles: bounds the sums that wait for rescaling, and amortises the call",
         },
-    ]
+    ];
+    if isa.packing().is_some() {
+        // Accumulators that leave registers for codes, activations and constants.
+        let most = match isa {
+            Isa::Avx512vbmi | Isa::Avx512vnni => 16,
+            Isa::Avxvnni | Isa::Avx512 => 10,
+            _ => 8,
+        };
+        knobs.push(Knob {
+            name: "packed_tokens",
+            value: (l1d / TYPICAL_COLS).clamp(4, most),
+            formula: format!("L1d share {l1d} ({l1d_from}) / {TYPICAL_COLS} columns, 4 to {most} registers"),
+            reason: "tokens that share an unpacked chunk of weights: their activations stay in L1d while a block of \
+                     weights passes, and each has an accumulator",
+        });
+    }
+    knobs
 }
 
 fn size(known: Option<u64>, default: u64) -> (u64, &'static str) {

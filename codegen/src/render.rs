@@ -65,6 +65,8 @@ pub struct Bounds {
     pub widen_blocks: i64,
     /// The longest row, in weights: every i32 lane stays below 2^31.
     pub max_cols: i64,
+    /// The same for re-packed weights, whose codes were checked (0: the level has none).
+    pub packed_max_cols: i64,
 }
 
 impl Bounds {
@@ -104,7 +106,18 @@ impl Bounds {
                 bits: 32,
             });
         }
-        Ok(Bounds { widen_blocks, max_cols })
+        // A lane holds one row. vpdpbusd adds 4 products of a code of at most 2, scaled by 64 or 81, for each chunk of 4 x
+        // weights_per_byte weights (of 2.0 bits: a quarter of the weights at each scale).
+        let packed_max_cols = match isa.packing().map(|p| p.weights_per_byte) {
+            None => 0,
+            Some(5) => i64::from(i32::MAX) / (4 * 2 * 81 * ACTIVATION_MAX) * 20,
+            Some(_) => i64::from(i32::MAX) / (4 * 2 * 64 * ACTIVATION_MAX) * 16,
+        };
+        Ok(Bounds {
+            widen_blocks,
+            max_cols,
+            packed_max_cols,
+        })
     }
 }
 
@@ -169,6 +182,13 @@ impl Templates {
         context.insert("template", template);
         context.insert("lanes", &isa.f32_lanes());
         context.insert("widen_blocks", &bounds.widen_blocks);
+        if let Some(packing) = isa.packing() {
+            context.insert("packing_rows", &packing.rows);
+            context.insert("packing_weights", &packing.weights_per_byte);
+            context.insert("packing_fields", &packing_fields());
+            context.insert("vector_bytes", &(4 * packing.rows));
+            context.insert("vnni", &isa.name().contains("vnni").max(isa == Isa::Avx512vbmi));
+        }
         for knob in &variant.knobs {
             context.insert(knob.name, &knob.value);
         }
@@ -188,6 +208,16 @@ impl Templates {
             source,
         })
     }
+}
+
+/// Four base-3 digits -> four 2-bit fields, the lowest digit in the lowest bits; 128 entries, as many as VBMI looks up.
+fn packing_fields() -> Vec<u8> {
+    (0..128u8)
+        .map(|v| match v {
+            0..81 => v % 3 | (v / 3 % 3) << 2 | (v / 9 % 3) << 4 | (v / 27) << 6,
+            _ => 0,
+        })
+        .collect()
 }
 
 fn template_error(template: &str, error: &dyn std::error::Error) -> RenderError {
@@ -262,9 +292,21 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
             );
         }
         let _ = writeln!(out, "        ],");
-        for kernel in &variant.kernels {
+        for kernel in variant.kernels.iter().filter(|k| !k.role.of_packed()) {
             let _ = writeln!(out, "        {}: {},", kernel.role.name(), kernel.symbol);
         }
+        let packed = match variant.isa.packing() {
+            None => "None".to_owned(),
+            Some(packing) => format!(
+                "Some(PackedKernels {{ packing: Packing {{ rows: {}, weights_per_byte: {}, max_cols: {} }}, gemv: {}, gemm: {} }})",
+                packing.rows,
+                packing.weights_per_byte,
+                Bounds::new(variant.isa)?.packed_max_cols,
+                symbol(Role::PackedGemv, variant.isa),
+                symbol(Role::PackedGemm, variant.isa),
+            ),
+        };
+        let _ = writeln!(out, "        packed: {packed},");
         let _ = writeln!(out, "    }},");
     }
     out += "];\n\n";

@@ -75,12 +75,7 @@ fn build(scale: f32, change_embedding: impl Fn(&mut [f32])) -> Model {
     let mut ternary = |rows: usize, cols: usize| {
         let mut code = || ((uniform() + 0.5) * 3.0) as u8;
         let packed = (0..rows * cols / 4).map(|_| code() << 6 | code() << 4 | code() << 2 | code());
-        Ternary {
-            packed: bytes(packed.collect()),
-            rows,
-            cols,
-            scale,
-        }
+        Ternary::new(bytes(packed.collect()), rows, cols, scale)
     };
     let (h, f) = (config.hidden, config.ffn);
     let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);

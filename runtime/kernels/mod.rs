@@ -15,6 +15,8 @@ mod shared;
 
 pub use ops::{AttentionRow, Heads, QuantRows};
 
+use crate::model::Packing;
+
 /// Function types of the kernel ABI, one a role.
 mod abi {
     #![allow(missing_docs)] // documented by their role in the kernel table
@@ -57,6 +59,7 @@ pub struct Variant {
     token_block: usize,
     i2s_gemv: abi::I2sGemv,
     i2s_gemm: abi::I2sGemm,
+    packed: Option<PackedKernels>,
     quantize: abi::Quantize,
     rescale: abi::Rescale,
     rmsnorm: abi::Rmsnorm,
@@ -71,6 +74,13 @@ pub struct Variant {
     head_q6_k: abi::HeadQ6K,
     probe_read: abi::ProbeRead,
     probe_dot: abi::ProbeDot,
+}
+
+/// The kernels of a variant that wants its weights re-packed.
+struct PackedKernels {
+    packing: Packing,
+    gemv: abi::PackedGemv,
+    gemm: abi::PackedGemm,
 }
 
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
@@ -128,6 +138,11 @@ pub fn choose(features: &[&str], wanted: &str) -> Result<&'static Variant, NoVar
 }
 
 impl Variant {
+    /// The layout that its kernels are fastest with; `None` where I2_S is as good.
+    pub fn packing(&self) -> Option<Packing> {
+        self.packed.as_ref().map(|packed| packed.packing)
+    }
+
     /// Whether a CPU with `features` executes all of its instructions.
     pub fn runs_on(&self, features: &[&str]) -> bool {
         self.missing(features).is_empty()

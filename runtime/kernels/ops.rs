@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::shared::{Shared, share};
-use super::{Variant, reference};
+use super::{Variant, abi, reference};
 use crate::machine::pool::Pool;
 use crate::model::{Dense, DenseType, Ternary};
 
@@ -45,6 +45,19 @@ pub struct AttentionRow<'a> {
     pub len: usize,
     /// Positions allocated per kv head: the stride between heads is capacity * dim.
     pub capacity: usize,
+}
+
+/// A ternary matrix in one of its layouts, with the kernels for that: a row starts every `row_bytes`, at least at whole
+/// tiles.
+struct Weights<'a> {
+    data: &'a [u8],
+    row_bytes: usize,
+    rows: usize,
+    cols: usize,
+    scale: f32,
+    tile: usize,
+    gemv: abi::I2sGemv,
+    gemm: abi::I2sGemm,
 }
 
 /// i32 sums that wait for rescaling on a thread's stack, in elements: 64 KiB.
@@ -99,24 +112,46 @@ impl Variant {
             assert_eq!(x.q.len(), tokens * w.cols);
             assert_eq!(y.len(), tokens * w.rows);
         }
-        let mut work: [Option<(&Ternary, Shared<'_, f32>)>; MAX_JOBS] = [const { None }; MAX_JOBS];
+        let mut work: [Option<(Weights<'_>, Shared<'_, f32>)>; MAX_JOBS] = [const { None }; MAX_JOBS];
         for (slot, (w, y)) in work.iter_mut().zip(jobs.iter_mut()) {
-            *slot = Some((w, Shared::new(y)));
+            *slot = Some((self.weights(w), Shared::new(y)));
         }
         pool.run(&|thread| {
             for (w, y) in work.iter().flatten() {
-                let rows = share(w.rows, self.mr, thread, pool.threads());
-                // SAFETY: shapes were asserted above; threads get disjoint rows.
+                let rows = share(w.rows, w.tile, thread, pool.threads());
+                // SAFETY: shapes were asserted above; threads get disjoint rows, whole tiles.
                 unsafe { self.linear_rows(x, w, rows, y) };
             }
         });
+    }
+
+    /// The layout of W to compute with: its own, or the re-packed one as soon as that is there.
+    fn weights<'a>(&self, w: &'a Ternary) -> Weights<'a> {
+        let packed = self.packed.as_ref().zip(w.repacked.get());
+        let (data, tile, gemv, gemm) = match packed.filter(|(kernels, packed)| kernels.packing == packed.packing) {
+            Some((kernels, packed)) => {
+                assert_eq!(Some(packed.data.len()), kernels.packing.bytes(w));
+                (&*packed.data, kernels.packing.rows, kernels.gemv, kernels.gemm)
+            }
+            None => (&*w.packed, self.mr, self.i2s_gemv, self.i2s_gemm),
+        };
+        Weights {
+            data,
+            row_bytes: data.len() / w.rows,
+            rows: w.rows,
+            cols: w.cols,
+            scale: w.scale,
+            tile,
+            gemv,
+            gemm,
+        }
     }
 
     /// The columns `rows` of y, for all tokens.
     ///
     /// # Safety
     /// Shapes as [`Variant::linear`] asserts; nobody else writes these columns of y.
-    unsafe fn linear_rows(&self, x: &QuantRows, w: &Ternary, rows: std::ops::Range<usize>, y: &Shared<'_, f32>) {
+    unsafe fn linear_rows(&self, x: &QuantRows, w: &Weights<'_>, rows: std::ops::Range<usize>, y: &Shared<'_, f32>) {
         let tokens = x.scales.len();
         let mut sums = [const { MaybeUninit::<i32>::uninit() }; SUMS];
         let sums = sums.as_mut_ptr().cast::<i32>();
@@ -124,13 +159,13 @@ impl Variant {
         let in_l2 = if tokens == 1 {
             SUMS
         } else {
-            self.weight_block_bytes / (w.cols / 4)
+            self.weight_block_bytes / w.row_bytes
         };
-        let row_block = (in_l2.min(SUMS / token_block) / self.mr * self.mr).max(self.mr);
+        let row_block = (in_l2.min(SUMS / token_block) / w.tile * w.tile).max(w.tile);
         assert!(row_block * token_block <= SUMS);
         for first in rows.clone().step_by(row_block) {
             let n = row_block.min(rows.end - first);
-            let packed = w.packed[first * (w.cols / 4)..].as_ptr();
+            let packed = w.data[first * w.row_bytes..].as_ptr();
             for t0 in (0..tokens).step_by(token_block) {
                 let m = token_block.min(tokens - t0);
                 let q = x.q[t0 * w.cols..].as_ptr();
@@ -138,9 +173,9 @@ impl Variant {
                 // kernels write every one of them. The caller owns these columns of y.
                 unsafe {
                     if tokens == 1 {
-                        (self.i2s_gemv)(packed, q, x.sums[0], n, w.cols, sums);
+                        (w.gemv)(packed, q, x.sums[0], n, w.cols, sums);
                     } else {
-                        (self.i2s_gemm)(packed, q, x.sums[t0..].as_ptr(), n, w.cols, m, sums, n);
+                        (w.gemm)(packed, q, x.sums[t0..].as_ptr(), n, w.cols, m, sums, n);
                     }
                     for t in 0..m {
                         let at = (t0 + t) * w.rows + first;
@@ -164,7 +199,7 @@ impl Variant {
             "the loader aligns tensors"
         );
         let rounded: Vec<f32>;
-        let (kernel, x): (super::abi::HeadF32, &[f32]) = match w.kind {
+        let (kernel, x): (abi::HeadF32, &[f32]) = match w.kind {
             DenseType::F32 => (self.head_f32, x),
             DenseType::Q8_0 => (self.head_q8_0, x),
             DenseType::Q6K => (self.head_q6_k, x),

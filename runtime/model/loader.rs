@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::error::{InvalidModel, ModelError};
+use super::packed::has_code_3;
 use super::gguf::{Encoding, Gguf, TensorInfo};
 use super::{Bytes, Config, Dense, DenseType, Layer, MapOptions, Mapping, Model, Ternary};
 
@@ -91,18 +92,6 @@ impl Model {
             Ok(())
         })
     }
-}
-
-/// True when two bits of the same code are both set anywhere.
-fn has_code_3(packed: &[u8]) -> bool {
-    const LOW: u64 = 0x5555_5555_5555_5555;
-    let (words, rest) = packed.as_chunks::<8>();
-    let both = |v: u64| v & (v >> 1) & LOW;
-    // Whole chunks without an early exit inside, so that the loop becomes vector code.
-    words
-        .chunks(512)
-        .any(|chunk| chunk.iter().fold(0, |any, w| any | both(u64::from_ne_bytes(*w))) != 0)
-        || rest.iter().any(|&b| both(u64::from(b)) != 0)
 }
 
 /// The file that `path` means.
@@ -244,12 +233,7 @@ impl<'a> Weights<'a> {
         if !scale.is_finite() {
             return Err(InvalidModel::NotFinite(name));
         }
-        Ok(Ternary {
-            packed,
-            rows,
-            cols,
-            scale,
-        })
+        Ok(Ternary::new(packed, rows, cols, scale))
     }
 
     fn dense(&mut self, name: &str, rows: usize, cols: usize) -> Result<Dense, InvalidModel> {

@@ -119,6 +119,23 @@ impl Mapping {
             .is_some_and(|w| w.slot.lost.load(Ordering::Acquire) || stamp(&w.file).ok() != Some(w.stamp))
     }
 
+    /// Gives back the memory of the whole pages in `bytes`, a part of this mapping, which will not be read for a while: reading
+    /// them again brings them back from the file. Nothing happens to a copy, which has no file to come back from, nor to locked pages.
+    pub fn release(&self, bytes: &[u8]) {
+        let page = PAGE.load(Ordering::Relaxed).max(1);
+        let mapped = self.bytes.as_ptr_range();
+        let part = bytes.as_ptr_range();
+        if !self.is_mapped() || part.start < mapped.start || part.end > mapped.end {
+            return;
+        }
+        let (start, end) = (part.start.addr().next_multiple_of(page), part.end.addr() / page * page);
+        if start < end {
+            // SAFETY: whole pages of this live mapping; it is private, read-only and was never written to, so that its
+            // pages come from the file again, with the same bytes. A refusal (locked pages) leaves them where they are.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+        }
+    }
+
     /// True when the bytes are the file's own pages, not a copy.
     pub fn is_mapped(&self) -> bool {
         self.watch.is_some()

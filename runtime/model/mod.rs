@@ -9,6 +9,7 @@ mod error;
 pub mod gguf;
 mod loader;
 pub mod mmap;
+pub mod packed;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -19,4 +20,5 @@ pub use buffer::HugeBuffer;
 pub use error::{InvalidModel, ModelError};
 pub use loader::{GgufFile, Opened};
 pub use mmap::{MapOptions, Mapping};
+pub use packed::{Packed, Packing, RepackError};
 pub use weights::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Ternary};

@@ -1,9 +1,9 @@
 //! The model as the engine sees it: configuration, and weights that point into the mapped file.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::Mapping;
+use super::{Mapping, Packed};
 
 /// A range of immutable bytes whose owner is kept alive: usually the mapped model file.
 #[derive(Clone)]
@@ -95,6 +95,21 @@ pub struct Ternary {
     pub cols: usize,
     /// The tensor's scale: w = scale * (code - 1).
     pub scale: f32,
+    /// The same weights in a kernel's own layout, from some moment on. Results do not depend on it.
+    pub repacked: OnceLock<Packed>,
+}
+
+impl Ternary {
+    /// A matrix as its file holds it.
+    pub fn new(packed: Bytes, rows: usize, cols: usize, scale: f32) -> Self {
+        Ternary {
+            packed,
+            rows,
+            cols,
+            scale,
+            repacked: OnceLock::new(),
+        }
+    }
 }
 
 /// How a dense matrix is stored.

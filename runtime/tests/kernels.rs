@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use sterna::kernels::{AttentionRow, Heads, QuantRows, Variant, reference, variants};
 use sterna::machine::cpu::Machine;
 use sterna::machine::pool::Pool;
-use sterna::model::{Bytes, Dense, DenseType, Ternary};
+use sterna::model::{Bytes, Dense, DenseType, Packed, Ternary};
 
 /// The variants that this CPU runs, and a fixed set of pools.
 fn each(test: impl Fn(&'static Variant, &Pool)) {
@@ -66,12 +66,7 @@ fn owned(bytes: Vec<u8>) -> Bytes {
 
 fn ternary(packed: Vec<u8>, cols: usize) -> Ternary {
     let rows = packed.len() / (cols / 4);
-    Ternary {
-        packed: owned(packed),
-        rows,
-        cols,
-        scale: 0.731,
-    }
+    Ternary::new(owned(packed), rows, cols, 0.731)
 }
 
 /// linear() of `variant` and of the reference, compared bit for bit.
@@ -128,6 +123,78 @@ fn ternary_products_equal_the_reference_over_edge_shapes() {
     });
 }
 
+/// A valid matrix: every code is 0, 1 or 2.
+fn random_ternary(random: &mut Random, rows: usize, cols: usize) -> Ternary {
+    let mut byte = || (0..4).fold(0, |byte, _| byte << 2 | (random.next() % 3) as u8);
+    ternary((0..rows * cols / 4).map(|_| byte()).collect(), cols)
+}
+
+/// Re-packs W as `variant` wants it; `None` where it wants it as it is.
+fn repacked(variant: &Variant, w: &Ternary) -> Option<Ternary> {
+    let packing = variant.packing()?;
+    let mut data = vec![0xee; packing.bytes(w)?];
+    packing.pack(w, &mut data).expect("ternary");
+    let packed = Packed {
+        data: owned(data),
+        packing,
+    };
+    let w = w.clone();
+    assert!(w.repacked.set(packed).is_ok());
+    Some(w)
+}
+
+#[test]
+fn repacked_products_equal_the_reference_over_edge_shapes() {
+    each(|variant, pool| {
+        let mut random = Random(16);
+        for cols in [128, 256, 384, 640, 1280, 1408, 6912] {
+            for tiles in [1, 2, 5] {
+                for tokens in (1..=18).chain([25, 33, 50]) {
+                    let rows = tiles * variant.packing().map_or(1, |packing| packing.rows);
+                    if rows * cols * tokens > 2_000_000 {
+                        continue;
+                    }
+                    let w = random_ternary(&mut random, rows, cols);
+                    let Some(w) = repacked(variant, &w) else { return };
+                    let x = quantized(random.bytes(tokens * cols).into_iter().map(|b| b as i8).collect(), cols);
+                    check_linear(variant, pool, &[w], &x);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn repacked_extremes_do_not_overflow() {
+    each(|variant, pool| {
+        let cols = 8192;
+        for code in [0x00u8, 0x55, 0xaa, 0x22, 0x88] {
+            for value in [i8::MIN, -127, -1, 0, 1, i8::MAX] {
+                for tokens in [1, 2, 7] {
+                    let Some(w) = repacked(variant, &ternary(vec![code; 32 * cols / 4], cols)) else {
+                        return;
+                    };
+                    let x = quantized(vec![value; tokens * cols], cols);
+                    check_linear(variant, pool, &[w], &x);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn what_does_not_fit_a_layout_is_left_or_refused() {
+    for packing in variants().iter().filter_map(Variant::packing) {
+        let (whole, cols) = (packing.rows, 256);
+        assert_eq!(packing.bytes(&ternary(vec![0; (whole + 1) * cols / 4], cols)), None, "no whole tile");
+        let mut bytes = vec![0x55; whole * cols / 4];
+        bytes[17] = 0x5d; // 01 01 11 01
+        let w = ternary(bytes, cols);
+        let mut out = vec![0; packing.bytes(&w).expect("whole tiles")];
+        assert!(packing.pack(&w, &mut out).is_err(), "code 3");
+    }
+}
+
 #[test]
 fn extremes_do_not_overflow() {
     each(|variant, pool| {
@@ -156,12 +223,7 @@ fn several_matrices_share_one_input_and_unaligned_data() {
                 let bytes = random.bytes(offset + rows * cols / 4);
                 let len = bytes.len();
                 let packed = Bytes::new(std::sync::Arc::new(bytes), offset..len).expect("in range");
-                Ternary {
-                    packed,
-                    rows,
-                    cols,
-                    scale: 1.5,
-                }
+                Ternary::new(packed, rows, cols, 1.5)
             })
             .into();
         for tokens in [1, 9, 100] {
@@ -174,12 +236,7 @@ fn several_matrices_share_one_input_and_unaligned_data() {
 #[test]
 #[should_panic(expected = "left == right")]
 fn a_row_that_is_not_whole_blocks_is_refused() {
-    let w = Ternary {
-        packed: owned(vec![0; 32]),
-        rows: 1,
-        cols: 129,
-        scale: 1.0,
-    };
+    let w = Ternary::new(owned(vec![0; 32]), 1, 129, 1.0);
     let x = quantized(vec![0; 129], 129);
     variants()[variants().len() - 1].linear(&Pool::new(1), &x, &mut [(&w, &mut [0.0])]);
 }

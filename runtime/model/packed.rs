@@ -1,0 +1,174 @@
+//! Ternary weights in the layout that a kernel is fastest with, made from I2_S.
+//!
+//! A tile of `rows` rows of W is a sequence of chunks, and row i of the tile owns bytes 4 i .. 4 i + 4 of every chunk: 4 x
+//! `weights_per_byte` weights. A kernel loads a chunk into one register, where each row has a lane of its own, and
+//! reads a matrix from its first byte to its last.
+//!
+//! - 4 weights a byte (2.0 bits a weight): the chunk holds four bytes of the row's I2_S as they are, in their order.
+//! - 5 weights a byte (1.6): byte j of chunk k is `c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4`, where `c_i` is the code (0, 1, 2 = -1, 0, +1) of the row's
+//!   weight `20 k + 4 i + j`, or 0 beyond its end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Bytes, HugeBuffer, InvalidModel, Model, Ternary};
+
+/// A layout of re-packed weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packing {
+    /// Rows of a tile.
+    pub rows: usize,
+    /// 4 or 5.
+    pub weights_per_byte: usize,
+    /// The longest row that the kernels' sums hold, in weights.
+    pub max_cols: usize,
+}
+
+/// The matrix has a code that stands for no weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotTernary;
+
+/// A re-packed matrix.
+#[derive(Clone)]
+pub struct Packed {
+    /// Tiles, first to last: [`Packing::bytes`] of them.
+    pub data: Bytes,
+    /// The layout.
+    pub packing: Packing,
+}
+
+/// The codes in two-bit fields of a byte, for four bytes at once.
+const CODES: u32 = 0x0303_0303;
+
+impl Packing {
+    /// Bytes of a W (rows, cols) in this layout; `None` where it has to stay as it is, since its rows are no whole tiles or too
+    /// long.
+    pub fn bytes(&self, w: &Ternary) -> Option<usize> {
+        (w.rows.is_multiple_of(self.rows) && w.cols <= self.max_cols).then(|| w.rows * self.row_bytes(w.cols))
+    }
+
+    /// Bytes of a row of `cols` weights.
+    fn row_bytes(&self, cols: usize) -> usize {
+        4 * cols.div_ceil(4 * self.weights_per_byte)
+    }
+
+    /// Re-packs W into `out`, which has [`Packing::bytes`], and checks every code on the way.
+    pub fn pack(&self, w: &Ternary, out: &mut [u8]) -> Result<(), NotTernary> {
+        assert_eq!(Some(out.len()), self.bytes(w));
+        let tiles = out.chunks_exact_mut(self.rows * self.row_bytes(w.cols));
+        for (tile, rows) in tiles.zip(w.packed.chunks_exact(self.rows * w.cols / 4)) {
+            if has_code_3(rows) {
+                return Err(NotTernary);
+            }
+            for (lane, row) in rows.chunks_exact(w.cols / 4).enumerate() {
+                let places = tile.chunks_exact_mut(4 * self.rows).map(|chunk| &mut chunk[4 * lane..][..4]);
+                match self.weights_per_byte {
+                    4 => places.zip(row.chunks_exact(4)).for_each(|(to, from)| to.copy_from_slice(from)),
+                    _ => pack_row_5(row, places),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One row with five weights a byte, four bytes at a time. No carry crosses a byte: each is at most 2 (1 + 3 + 9 + 27 + 81) = 242.
+fn pack_row_5<'a>(row: &[u8], places: impl Iterator<Item = &'a mut [u8]>) {
+    let (blocks, _) = row.as_chunks::<32>();
+    // The codes of weights 4 g .. 4 g + 4, a byte each.
+    let mut groups = blocks.iter().flat_map(|block| {
+        [6, 4, 2, 0].into_iter().flat_map(move |shift| {
+            let (words, _) = block.as_chunks::<4>();
+            words.iter().map(move |word| u32::from_le_bytes(*word) >> shift & CODES)
+        })
+    });
+    for place in places {
+        let mut bytes = 0;
+        for power in [1, 3, 9, 27, 81] {
+            bytes += power * groups.next().unwrap_or(0);
+        }
+        place.copy_from_slice(&bytes.to_le_bytes());
+    }
+}
+
+/// True when two bits of the same code are both set anywhere.
+pub(super) fn has_code_3(packed: &[u8]) -> bool {
+    const LOW: u64 = 0x5555_5555_5555_5555;
+    let (words, rest) = packed.as_chunks::<8>();
+    let both = |v: u64| v & (v >> 1) & LOW;
+    // Whole chunks without an early exit inside, so that the loop becomes vector code.
+    words
+        .chunks(512)
+        .any(|chunk| chunk.iter().fold(0, |any, w| any | both(u64::from_ne_bytes(*w))) != 0)
+        || rest.iter().any(|&b| both(u64::from(b)) != 0)
+}
+
+impl Model {
+    /// Bytes of memory that [`Model::repack`] takes.
+    pub fn repacked_bytes(&self, packing: Packing) -> usize {
+        self.matrices().map(|(_, w)| padded(packing.bytes(w))).sum()
+    }
+
+    /// Re-packs every matrix that fits the layout, for all passes from then on, and checks every ternary weight on the
+    /// way. Passes may run meanwhile: they change over from one matrix product to the next, without changing a bit.
+    ///
+    /// Reads the whole file and allocates [`Model::repacked_bytes`]; for a time when nobody waits. Does nothing when
+    /// `cancel` is set before the end.
+    pub fn repack(&self, packing: Packing, cancel: &AtomicBool) -> Result<(), RepackError> {
+        let mut buffer = HugeBuffer::zeroed(self.repacked_bytes(packing))?;
+        let mut rest = &mut *buffer;
+        for (name, w) in self.matrices() {
+            if cancel.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let Some(len) = packing.bytes(w) else {
+                if has_code_3(&w.packed) {
+                    return Err(InvalidModel::NotTernary(name).into());
+                }
+                continue;
+            };
+            let (place, behind) = rest.split_at_mut(padded(Some(len)));
+            if packing.pack(w, &mut place[..len]).is_err() {
+                return Err(InvalidModel::NotTernary(name).into());
+            }
+            rest = behind;
+        }
+        let data = Bytes::whole(Arc::new(buffer));
+        let mut at = 0;
+        for (_, w) in self.matrices() {
+            if let Some(len) = packing.bytes(w) {
+                let data = data.slice(at..at + len).expect("inside, as when it was written");
+                // Already there = the caller asked twice: the first stays.
+                let _ = w.repacked.set(Packed { data, packing });
+                at += padded(Some(len));
+                // The file's pages are not needed any more; whoever still reads them gets them from the page cache.
+                self.mapping.release(&w.packed);
+            }
+        }
+        Ok(())
+    }
+
+    /// All ternary matrices with their names in the file, first to last.
+    pub fn matrices(&self) -> impl Iterator<Item = (String, &Ternary)> {
+        self.layers.iter().enumerate().flat_map(|(index, layer)| {
+            let name = move |(name, w)| (format!("blk.{index}.{name}.weight"), w);
+            layer.matrices().into_iter().map(name)
+        })
+    }
+}
+
+/// The size of a matrix's place: matrices start at a cache line.
+fn padded(bytes: Option<usize>) -> usize {
+    bytes.unwrap_or(0).next_multiple_of(64)
+}
+
+/// Why weights were not re-packed.
+#[derive(Debug, thiserror::Error)]
+pub enum RepackError {
+    /// The file holds a code that is no weight.
+    #[error(transparent)]
+    Invalid(#[from] InvalidModel),
+    /// No memory.
+    #[error("no memory for re-packed weights: {0}")]
+    Memory(#[from] std::io::Error),
+}
