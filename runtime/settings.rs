@@ -149,6 +149,9 @@ table! {
     /// Read the model into memory instead of mapping the file: for network file systems
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     no_mmap: bool, parse::switch, ["LLAMA_ARG_NO_MMAP"];
+    /// Keep the weights as the file has them, instead of re-packing them for this CPU: less memory, fewer tokens a second
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    no_repack: bool, parse::switch, ["LLAMA_ARG_NO_REPACK"];
     /// Chat template (Jinja), or the path of a file with one [default: the model's]
     #[arg(value_name = "TEMPLATE")]
     chat_template: String, parse::text, ["LLAMA_ARG_CHAT_TEMPLATE"];
@@ -297,6 +300,8 @@ pub struct Settings {
     pub mlock: bool,
     /// Map the model file instead of reading it.
     pub mmap: bool,
+    /// Re-pack the weights for this CPU once the model answers.
+    pub repack: bool,
     /// Chat template, or the path of one.
     pub chat_template: Option<String>,
     /// Pre-tokenizer by name.
@@ -337,6 +342,7 @@ impl Settings {
             affinity: args.cpu_affinity.unwrap_or_default(),
             mlock: args.mlock.unwrap_or(false),
             mmap: !args.no_mmap.unwrap_or(false),
+repack: !args.no_repack.unwrap_or(false),
             chat_template: args.chat_template,
             tokenizer_pre: args.tokenizer_pre,
             model_wait_timeout: args.model_wait_timeout.unwrap_or(Duration::from_secs(300)),

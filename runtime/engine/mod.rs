@@ -3,6 +3,7 @@
 //! [`Engine::start`] owns the model on a thread of its own; callers [`Engine::submit`] a [`Request`] and
 //! receive [`Event`]s. Dropping the receiver cancels the request.
 
+pub mod background;
 pub mod forward;
 pub mod head;
 pub mod kv;

@@ -60,6 +60,16 @@ impl Limits {
     }
 }
 
+/// Lets the calling thread run only when no other thread wants its CPU (SCHED_IDLE). A system that refuses changes nothing
+/// but the speed of others.
+pub fn run_when_idle() {
+    // SAFETY: all-zero is a valid sched_param; the call affects this thread's scheduling only.
+    unsafe {
+        let param: libc::sched_param = std::mem::zeroed();
+        libc::sched_setscheduler(0, libc::SCHED_IDLE, &param);
+    }
+}
+
 /// CPUs that can work at the same time: floor(min(affinity, quota)), at least 1.
 pub fn usable_cpus() -> usize {
     let limits = Limits::read();

@@ -3,12 +3,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::engine::background;
 use crate::engine::kv::KvCache;
 use crate::engine::{Engine, EngineConfig, StartError};
-use crate::machine::limits::Limits;
+use crate::machine::limits::{self, Limits};
 use crate::model::gguf::Gguf;
 use crate::model::{MapOptions, Model, ModelError, Opened};
 use crate::settings::Parallel;
@@ -92,13 +94,14 @@ fn sequences_that_fit(limit_bytes: Option<u64>, model_bytes: u64, sequence_bytes
     usize::try_from(fits).unwrap_or(usize::MAX).max(1)
 }
 
-/// Checks what opening did not: that every weight is ternary. Reads the whole model, so it comes after the first
-/// answers can be given, and on one thread, since the others belong to them.
-pub fn validate(loaded: &Loaded) -> Result<(), ServeError> {
-    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-    let one = one.map_err(|error| ServeError::System(std::io::Error::other(error)))?;
-    let checked = one.install(|| loaded.model.validate_codes());
-    checked.map_err(|reason| ServeError::InvalidModel(format!("{}: {reason}", loaded.path.display())))
+/// Does what could wait until the first answers can be given, at the lowest priority, since the cores belong to them.
+pub fn finish(app: &App, loaded: &Loaded) -> Result<(), ServeError> {
+    limits::run_when_idle();
+    let sequences = loaded.engine.config().parallel as u64;
+    let caches = KvCache::bytes_per_position(&loaded.model.config) * loaded.context as u64 * sequences;
+    let (repack, never) = (app.settings.repack, AtomicBool::new(false));
+    let prepared = background::prepare(&loaded.model, app.kernels, repack, caches, &never);
+    prepared.map_err(|reason| ServeError::InvalidModel(format!("{}: {reason}", loaded.path.display())))
 }
 
 /// The template that was asked for, or the model's; a model without a usable one still completes plain prompts.

@@ -192,7 +192,7 @@ fn random_u64() -> u64 {
 fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<ServeError>> {
     let (failed, receiver) = oneshot::channel();
     std::thread::Builder::new().name("loader".to_owned()).spawn(move || {
-        if let Err(error) = load_and_validate(&app) {
+        if let Err(error) = load_and_finish(&app) {
             app.phase.send_replace(Phase::Failed);
             failed.send(error).ok();
         }
@@ -200,9 +200,9 @@ fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<ServeError>> {
     Ok(receiver)
 }
 
-fn load_and_validate(app: &App) -> Result<(), ServeError> {
+fn load_and_finish(app: &App) -> Result<(), ServeError> {
     let loaded = Arc::new(load::load(app)?);
     app.phase.send_replace(Phase::Ready(loaded.clone()));
     tracing::info!("ready after {} ms", app.started.elapsed().as_millis());
-    load::validate(&loaded)
+    load::finish(app, &loaded)
 }
