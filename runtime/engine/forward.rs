@@ -159,12 +159,19 @@ impl Forward {
 
     /// What a pass reads, the cache aside: the one account of it, kept true by whoever changes what is read.
     pub fn traffic(&self) -> Traffic {
-        let matrices = self.model.layers.iter().flat_map(|layer| layer.matrices());
-        let (body, head) = (
-            matrices.map(|(_, matrix)| matrix.packed.len()).sum(),
-            self.model.embedding.data.len(),
-        );
-        let own = if self.model.mapping.is_mapped() { 0 } else { body + head };
+        let (mut body, mut own) = (0, 0);
+        for (_, w) in self.model.matrices() {
+            let repacked = w.repacked.get().filter(|p| Some(p.packing) == self.kernels.packing());
+            let bytes = repacked.map_or(w.packed.len(), |packed| packed.data.len());
+            body += bytes;
+            if repacked.is_some() || !self.model.mapping.is_mapped() {
+                own += bytes;
+            }
+        }
+        let head = self.model.embedding.data.len();
+        if !self.model.mapping.is_mapped() {
+            own += head;
+        }
         Traffic { body, head, own }
     }
 
