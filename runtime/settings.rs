@@ -342,7 +342,7 @@ impl Settings {
             affinity: args.cpu_affinity.unwrap_or_default(),
             mlock: args.mlock.unwrap_or(false),
             mmap: !args.no_mmap.unwrap_or(false),
-repack: !args.no_repack.unwrap_or(false),
+            repack: !args.no_repack.unwrap_or(false),
             chat_template: args.chat_template,
             tokenizer_pre: args.tokenizer_pre,
             model_wait_timeout: args.model_wait_timeout.unwrap_or(Duration::from_secs(300)),

@@ -339,6 +339,8 @@ fn recycle<'b>(mut rows: Vec<AttentionRow<'_>>) -> Vec<AttentionRow<'b>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
     use crate::engine::testing;
 
@@ -389,6 +391,43 @@ mod tests {
                     "{threads} threads, chunks of {chunk}"
                 );
             }
+        }
+    }
+
+    /// Re-packing between two passes, so that half of a sequence is computed in either layout.
+    #[test]
+    fn repacked_weights_do_not_change_a_bit() {
+        let expected = logits(1, &TOKENS, 1);
+        for kernels in testing::runnable() {
+            let model = testing::model();
+            let mut caches = [KvCache::new(&model.config, TOKENS.len())];
+            let mut forward = Forward::new(model.clone(), kernels, 2);
+            let before = forward.traffic();
+            let mut check = |forward: &mut Forward, chunk: std::ops::Range<usize>| {
+                let output = forward
+                    .pass(&mut caches, &rows(0, chunk.start, &TOKENS[chunk.clone()]))
+                    .unwrap();
+                (0..chunk.len()).for_each(|r| {
+                    assert_eq!(
+                        output.logits(r).unwrap().all(),
+                        expected[chunk.start + r],
+                        "{}",
+                        kernels.name
+                    )
+                });
+            };
+            check(&mut forward, 0..3);
+            if let Some(packing) = kernels.packing() {
+                model.repack(packing, &AtomicBool::new(false)).unwrap();
+                assert!(
+                    model.matrices().all(|(_, w)| w.repacked.get().is_some()),
+                    "the test's shapes are whole tiles"
+                );
+                let bytes = 8.0 / packing.weights_per_byte as f64 / 2.0 * before.body as f64;
+                assert!((forward.traffic().body as f64 - bytes).abs() < 0.1 * bytes);
+            }
+            check(&mut forward, 3..4);
+            check(&mut forward, 4..9);
         }
     }
 

@@ -6,11 +6,18 @@ use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::Rng;
 
 use crate::kernels::{Variant, variants};
+use crate::machine::cpu::Machine;
 use crate::model::{Architecture, Bytes, Config, Dense, DenseType, Layer, Mapping, Model, Ternary};
 
 /// Kernels that every CPU of the architecture runs.
 pub fn kernels() -> &'static Variant {
     variants().last().expect("a build holds at least one variant")
+}
+
+/// Every variant that this CPU runs.
+pub fn runnable() -> impl Iterator<Item = &'static Variant> {
+    let features = Machine::detect().features;
+    variants().iter().filter(move |variant| variant.runs_on(&features))
 }
 
 /// Two layers, four heads over two, vocabulary 40.

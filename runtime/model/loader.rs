@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::error::{InvalidModel, ModelError};
-use super::packed::has_code_3;
 use super::gguf::{Encoding, Gguf, TensorInfo};
+use super::packed::has_code_3;
 use super::{Bytes, Config, Dense, DenseType, Layer, MapOptions, Mapping, Model, Ternary};
 
 /// A GGUF file, its header parsed: enough for its tokenizer, not yet a model.

@@ -61,9 +61,13 @@ impl Packing {
                 return Err(NotTernary);
             }
             for (lane, row) in rows.chunks_exact(w.cols / 4).enumerate() {
-                let places = tile.chunks_exact_mut(4 * self.rows).map(|chunk| &mut chunk[4 * lane..][..4]);
+                let places = tile
+                    .chunks_exact_mut(4 * self.rows)
+                    .map(|chunk| &mut chunk[4 * lane..][..4]);
                 match self.weights_per_byte {
-                    4 => places.zip(row.chunks_exact(4)).for_each(|(to, from)| to.copy_from_slice(from)),
+                    4 => places
+                        .zip(row.chunks_exact(4))
+                        .for_each(|(to, from)| to.copy_from_slice(from)),
                     _ => pack_row_5(row, places),
                 }
             }

@@ -186,7 +186,11 @@ fn repacked_extremes_do_not_overflow() {
 fn what_does_not_fit_a_layout_is_left_or_refused() {
     for packing in variants().iter().filter_map(Variant::packing) {
         let (whole, cols) = (packing.rows, 256);
-        assert_eq!(packing.bytes(&ternary(vec![0; (whole + 1) * cols / 4], cols)), None, "no whole tile");
+        assert_eq!(
+            packing.bytes(&ternary(vec![0; (whole + 1) * cols / 4], cols)),
+            None,
+            "no whole tile"
+        );
         let mut bytes = vec![0x55; whole * cols / 4];
         bytes[17] = 0x5d; // 01 01 11 01
         let w = ternary(bytes, cols);
