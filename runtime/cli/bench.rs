@@ -25,7 +25,6 @@ use super::common::{CommandError, ModelArgs};
 use crate::engine::background;
 use crate::engine::forward::{Forward, Traffic};
 use crate::engine::session::Session;
-use crate::engine::{SubmitError, background};
 use crate::kernels::{TARGET, Variant};
 use crate::machine::cpu::Machine;
 use crate::machine::limits::{Limits, Threads};
