@@ -4,8 +4,10 @@
 //! detect -> images/targets/NAME.toml -> targets -> compile -> oci -> target/images/TAG -> push
 //! ```
 //!
-//! Nothing here links the runtime: `cpu` is the runtime's machine detection, included as source.
+//! Nothing here links the runtime: `cpu` is the runtime's machine detection and `stats` its benchmark's, included as
+//! source.
 
+pub mod bench;
 pub mod build_image;
 pub mod ci;
 pub mod codegen;
@@ -29,6 +31,9 @@ pub mod workspace;
 
 #[path = "../../runtime/machine/cpu/mod.rs"]
 pub mod cpu;
+
+#[path = "../../runtime/cli/bench/stats.rs"]
+pub mod stats;
 
 /// Writes a command's result to standard output. A reader that has gone (`| head`) is an error like any other,
 /// for `main` to end quietly on; `println!` would panic.

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use xtask::{build_image, ci, codegen, demo, detect, inspect, matrix, push, targets, test, verify};
+use xtask::{bench, build_image, ci, codegen, demo, detect, inspect, matrix, push, targets, test, verify};
 
 /// Sterna's build commands: from a description of a machine to a container image made for it.
 ///
@@ -12,6 +12,7 @@ use xtask::{build_image, ci, codegen, demo, detect, inspect, matrix, push, targe
 #[derive(Parser)]
 #[command(name = "cargo xtask", version)]
 enum Verb {
+    Bench(bench::Args),
     BuildImage(build_image::Args),
     /// Run every check that a change must pass
     Ci(ci::Args),
@@ -29,6 +30,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let done = match Verb::parse() {
+        Verb::Bench(args) => bench::run(&args),
         Verb::BuildImage(args) => build_image::run(&args),
         Verb::Ci(args) => ci::run(&args),
         Verb::Codegen(args) => codegen::run(&args),
