@@ -35,15 +35,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err(format!("target {name} is for {wants}, this build is for {is}: pass the matching --target").into());
     }
 
-    let plan = KernelPlan::new(&target)?;
     let templates = Templates::read(&root.join("templates"))?;
+    let plan = templates.share(KernelPlan::new(&target)?)?;
     println!("cargo:rerun-if-changed={}", root.join("templates").display());
     templates
         .files()
         .iter()
         .for_each(|f| println!("cargo:rerun-if-changed={}", f.display()));
     let units = templates.render(&plan)?;
-    for variant in &plan.variants {
+    for variant in plan.variants.iter().filter(|variant| variant.candidate.is_none()) {
+        // Its candidates are compiled with it: they are the same level.
         compile(variant.isa, units.iter().filter(|u| u.isa == variant.isa), &out)?;
     }
     fs::write(out.join("bindings.rs"), render::bindings(&plan)?)?;

@@ -3,13 +3,14 @@
 //! Overflow is excluded here, before anything compiles: a template that accumulates in narrow integers gets the
 //! number of steps between widenings from [`Bounds`], and the bindings carry the longest row that fits in i32.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use tera::{Context, Tera};
 
 use crate::kernels::{Isa, Role};
-use crate::plan::{KernelPlan, VariantPlan};
+use crate::plan::{KernelChoice, KernelPlan, VariantPlan};
 
 /// One C file to compile.
 #[derive(Debug, Clone)]
@@ -163,18 +164,54 @@ impl Templates {
     pub fn render(&self, plan: &KernelPlan) -> Result<Vec<Unit>, RenderError> {
         let mut units = Vec::new();
         for variant in &plan.variants {
-            let mut templates: Vec<&str> = variant.kernels.iter().map(|k| k.template).collect();
-            templates.sort_unstable();
-            templates.dedup();
-            for template in templates {
-                units.push(self.unit(variant, template)?);
+            for template in templates(variant) {
+                // A candidate's kernel that has its level's symbol is its level's kernel.
+                let own = |k: &&KernelChoice| k.template == template && k.symbol == symbol(k.role, &variant.name());
+                if variant.kernels.iter().any(|k| own(&k)) {
+                    units.push(self.unit(variant, template)?);
+                }
             }
         }
         units.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(units)
     }
 
+    /// Lets candidates share the kernels of their level that their knobs do not change, so that those compile once.
+    pub fn share(&self, mut plan: KernelPlan) -> Result<KernelPlan, RenderError> {
+        let planned = plan.variants.clone();
+        for candidate in plan.variants.iter_mut().filter(|variant| variant.candidate.is_some()) {
+            let level = planned.iter().find(|v| v.isa == candidate.isa && v.candidate.is_none());
+            let Some(level) = level else { continue };
+            for template in templates(candidate) {
+                if self.source(candidate, template)? == self.source(level, template)? {
+                    let shared = candidate.kernels.iter_mut().zip(&level.kernels);
+                    shared
+                        .filter(|(own, _)| own.template == template)
+                        .for_each(|(own, level)| own.clone_from(level));
+                }
+            }
+        }
+        Ok(plan)
+    }
+
     fn unit(&self, variant: &VariantPlan, template: &str) -> Result<Unit, RenderError> {
+        let mut source = self.source(variant, template)?;
+        if variant.candidate.is_some() {
+            // The templates know the level alone: its symbols become the candidate's.
+            let renamed = variant.kernels.iter().filter(|k| k.template == template).map(|k| {
+                let (from, to) = (symbol(k.role, variant.isa.name()), &k.symbol);
+                format!("#define {from} {to}\n")
+            });
+            source = renamed.collect::<String>() + &source;
+        }
+        Ok(Unit {
+            path: Path::new(&variant.name()).join(template),
+            isa: variant.isa,
+            source,
+        })
+    }
+
+    fn source(&self, variant: &VariantPlan, template: &str) -> Result<String, RenderError> {
         let isa = variant.isa;
         let bounds = Bounds::new(isa)?;
         let mut context = Context::new();
@@ -198,14 +235,13 @@ impl Templates {
             .filter(|k| k.template == template)
             .map(|k| k.role);
         context.insert("prototypes", &roles.map(|r| prototype(r, isa)).collect::<Vec<_>>());
-        let source = self
-            .tera
-            .render(template, &context)
-            .map_err(|e| template_error(template, &e))?;
-        Ok(Unit {
-            path: Path::new(isa.name()).join(template),
-            isa,
-            source,
+        let source = self.tera.render(template, &context);
+        let source = source.map_err(|e| template_error(template, &e))?;
+        let prefetches = source.contains("__builtin_prefetch(");
+        Ok(match variant.knob("prefetch_bytes") {
+            // To prefetch what is loaded next is no use, but costs a load.
+            0 if prefetches => "#define __builtin_prefetch(line) ((void)(line))\n".to_owned() + &source,
+            _ => source,
         })
     }
 }
@@ -214,10 +250,18 @@ impl Templates {
 fn packing_fields() -> Vec<u8> {
     (0..128u8)
         .map(|v| match v {
-            0..81 => v % 3 | (v / 3 % 3) << 2 | (v / 9 % 3) << 4 | (v / 27) << 6,
+            0..81 => (v % 3) | ((v / 3 % 3) << 2) | ((v / 9 % 3) << 4) | ((v / 27) << 6),
             _ => 0,
         })
         .collect()
+}
+
+/// The templates that a variant is rendered from, each once.
+fn templates(variant: &VariantPlan) -> Vec<&'static str> {
+    let mut templates: Vec<_> = variant.kernels.iter().map(|k| k.template).collect();
+    templates.sort_unstable();
+    templates.dedup();
+    templates
 }
 
 fn template_error(template: &str, error: &dyn std::error::Error) -> RenderError {
@@ -233,14 +277,15 @@ fn template_error(template: &str, error: &dyn std::error::Error) -> RenderError 
     }
 }
 
-fn symbol(role: Role, isa: Isa) -> String {
-    format!("sterna_{}__{}", role.name(), isa.name())
+/// Of a level, or of a candidate.
+fn symbol(role: Role, variant: &str) -> String {
+    format!("sterna_{}__{variant}", role.name())
 }
 
 /// The C prototype: it stands before the definition in every unit, so that the compiler compares the two.
 fn prototype(role: Role, isa: Isa) -> String {
     let parameters: Vec<_> = role.signature().iter().map(|(n, t)| format!("{} {n}", t.c())).collect();
-    format!("void {}({});", symbol(role, isa), parameters.join(", "))
+    format!("void {}({});", symbol(role, isa.name()), parameters.join(", "))
 }
 
 /// The Rust source that `runtime/kernels` includes: declarations, the variants best first, the target, the tags.
@@ -250,8 +295,9 @@ fn prototype(role: Role, isa: Isa) -> String {
 pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
     let mut out = String::from("// Generated by build.rs from the kernel table and the target.\n\n");
     out += "unsafe extern \"C\" {\n";
+    let mut declared = BTreeSet::new();
     for variant in &plan.variants {
-        for kernel in &variant.kernels {
+        for kernel in variant.kernels.iter().filter(|kernel| declared.insert(&kernel.symbol)) {
             let parameters: Vec<_> = kernel
                 .role
                 .signature()
@@ -265,7 +311,7 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
     let _ = writeln!(out, "static VARIANTS: [Variant; {}] = [", plan.variants.len());
     for variant in &plan.variants {
         let _ = writeln!(out, "    Variant {{");
-        let _ = writeln!(out, "        name: {:?},", variant.isa.name());
+        let _ = writeln!(out, "        name: {:?},", variant.name());
         let features: Vec<_> = variant.features.iter().map(|f| f.name()).collect();
         let _ = writeln!(out, "        features: &{features:?},");
         let _ = writeln!(out, "        max_cols: {},", Bounds::new(variant.isa)?.max_cols);
@@ -302,8 +348,8 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
                 packing.rows,
                 packing.weights_per_byte,
                 Bounds::new(variant.isa)?.packed_max_cols,
-                symbol(Role::PackedGemv, variant.isa),
-                symbol(Role::PackedGemm, variant.isa),
+                variant.symbol(Role::PackedGemv),
+                variant.symbol(Role::PackedGemm),
             ),
         };
         let _ = writeln!(out, "        packed: {packed},");
@@ -353,6 +399,45 @@ pub fn abi() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::TargetSpec;
+
+    #[test]
+    fn candidates_render_only_what_their_knobs_change() {
+        let text = "name='t'\ndescription=''\narch='x86_64'\nfeatures=['sse2','avx2','f16c']
+            [candidates.none]\nprefetch_bytes=0\n[candidates.tall]\nmr=3\n[candidates.block]\nweight_block_bytes=65536";
+        let target: TargetSpec = toml::from_str(text).expect("valid target");
+        let templates =
+            Templates::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../templates"))).expect("templates");
+        let plan = templates
+            .share(KernelPlan::new(&target).expect("a plan"))
+            .expect("shared");
+        let units = templates.render(&plan).expect("units");
+        let path = |folder: &str, file: &str| Path::new(folder).join(file);
+        let unit = |path: PathBuf| units.iter().find(|unit| unit.path == path);
+        let of = |folder: &str| units.iter().filter(|unit| unit.path.starts_with(folder)).count();
+        assert_eq!(
+            (of("avx2__block"), of("avx2__tall")),
+            (0, 1),
+            "blocks are the runtime's business, tiles the GEMM's"
+        );
+        let none = unit(path("avx2__none", "i2s_gemv_avx2.c")).expect("its own GEMV");
+        assert!(
+            none.source
+                .starts_with("#define sterna_i2s_gemv__avx2 sterna_i2s_gemv__avx2__none\n")
+        );
+        assert!(none.source.contains("#define __builtin_prefetch"));
+        assert!(unit(path("avx2__none", "i2s_gemm_avx2.c")).is_none());
+        // Without candidates every unit is there, and nothing is renamed.
+        let level = unit(path("avx2", "i2s_gemv_avx2.c")).expect("the plan's");
+        assert!(!level.source.contains("#define sterna"));
+        let bindings = bindings(&plan).expect("bindings");
+        let count = |text: &str| bindings.matches(text).count();
+        assert_eq!(count("fn sterna_i2s_gemv__avx2("), 1);
+        assert_eq!(count("fn sterna_i2s_gemv__avx2__none("), 1);
+        assert_eq!(count("i2s_gemv: sterna_i2s_gemv__avx2,"), 3);
+        assert_eq!(count("i2s_gemv: sterna_i2s_gemv__avx2__none,"), 1);
+        assert!(bindings.contains("name: \"avx2__none\""));
+    }
 
     #[test]
     fn sixteen_bit_lanes_widen_before_they_can_overflow() {

@@ -3,7 +3,7 @@
 //! A value that nobody measured or published is absent (`None`), never a guess: the planner has its
 //! own defaults and says in the plan when it had to use one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -44,6 +44,45 @@ pub struct TargetSpec {
     /// Where the facts above come from: a URL, a document, or `cargo xtask detect` and its date.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
+    /// Knobs that were measured on the machine to be better than the planner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<Tuned>,
+    /// Variants to compile beside the plan's, by name: its best level with other knobs. Only the tuner writes them, for a build
+    /// that it measures.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub candidates: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// What `cargo xtask tune` found, and its evidence. Everything that is measured is an integer: a target is compared with `==`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    /// Day of the measurement, as `2026-11-21`.
+    pub date: String,
+    /// The machine's CPU, as it names itself.
+    pub cpu: String,
+    /// What compiled the kernels.
+    pub compiler: String,
+    /// Threads that it was measured on.
+    pub threads: u32,
+    /// By level, then by knob.
+    pub levels: BTreeMap<String, BTreeMap<String, TunedKnob>>,
+}
+
+/// One knob's better value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunedKnob {
+    /// The value to take.
+    pub value: u64,
+    /// What the planner had.
+    pub planned: u64,
+    /// What became faster: `decode` or `prefill`.
+    pub measured: String,
+    /// By how many thousandths.
+    pub gain_permille: u32,
+    /// Half of the gain's confidence interval, in thousandths.
+    pub spread_permille: u32,
 }
 
 /// Instruction-set architecture, spelled as in a Rust target triple.

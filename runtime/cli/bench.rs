@@ -4,10 +4,13 @@
 //! alone: every slice of a measurement stands between passes that only read memory, and its fraction of those is what to
 //! compare. What each number means: docs/benchmarks.md.
 
+mod against;
 mod ceiling;
 mod energy;
 mod measure;
+mod report;
 mod roofline;
+mod runner;
 mod start;
 mod stats;
 
@@ -19,23 +22,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use serde::Serialize;
-
 use super::common::{CommandError, ModelArgs};
 use crate::engine::background;
 use crate::engine::forward::{Forward, Traffic};
 use crate::engine::session::Session;
-use crate::kernels::{TARGET, Variant};
+use crate::kernels::{TARGET, Variant, choose};
 use crate::machine::cpu::Machine;
 use crate::machine::limits::{Limits, Threads};
 use crate::model::{MapOptions, Model, ModelError, Opened};
 use crate::text::Tokenizer;
+use against::{Against, Work};
 use ceiling::Reader;
 use energy::Energy;
 pub use measure::BenchError;
 use measure::{Bench, Measurement, Setup};
-use roofline::{Point, Series};
-use start::{Memory, Start};
+use report::{Ceilings, MachineReport, ModelReport, Report, Steady};
+use start::Memory;
 
 /// What to measure.
 #[derive(clap::Args, Clone, Debug)]
@@ -44,6 +46,7 @@ Examples:
   sterna bench model.gguf                           everything: minutes for a model of 2B
   sterna bench model.gguf --threads 2 --prefill 0 --context 0   generation only
   sterna bench model.gguf --sequences 1,8 --start   several sequences together, and a server's start
+  sterna bench model.gguf --against avx2,baseline   narrower kernels beside the best, in a universal build
 A list may hold 0 where there is nothing to measure.")]
 pub struct BenchArgs {
     #[command(flatten)]
@@ -72,6 +75,9 @@ pub struct BenchArgs {
     /// Keep the weights as the file has them, as a server does until it has re-packed them in the background
     #[arg(long)]
     no_repack: bool,
+    /// Instead, other kernel variants of this binary in alternation with --kernel: how many times as fast they are
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["start", "svg"])]
+    against: Vec<String>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -80,92 +86,23 @@ pub struct BenchArgs {
     svg: Option<PathBuf>,
 }
 
-/// The object of `bench --json`. Keys are only ever added; `docs/benchmarks.md` explains them.
-#[derive(Serialize)]
-struct Report {
-    schema: u32,
-    version: &'static str,
-    machine: MachineReport,
-    target: &'static str,
-    kernel: &'static str,
-    model: ModelReport,
-    steady: Steady,
-    /// By number of threads.
-    ceilings: BTreeMap<usize, Ceilings>,
-    /// Why no joules are reported; absent where they are.
-    energy_unavailable: Option<String>,
-    /// Only with `--start`.
-    start: Option<Start>,
-    results: Vec<Measurement>,
-    /// What was asked for and not measured, and why.
-    skipped: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct MachineReport {
-    model_name: Option<String>,
-    microarchitecture: Option<&'static str>,
-    physical_cores: Option<u32>,
-    logical_cores: Option<u32>,
-    /// What `--threads auto` is here.
-    auto_threads: usize,
-}
-
-#[derive(Serialize)]
-struct ModelReport {
-    name: String,
-    architecture: String,
-    file_bytes: usize,
-}
-
-/// The model in use, when nothing is built in the background any more.
-#[derive(Serialize)]
-struct Steady {
-    /// From opening the model to its first token, with its pages in memory.
-    first_token_ms: f64,
-    /// From then to the steady state.
-    settle_ms: f64,
-    /// Bytes that a token reads of the ternary matrices, and of the output head.
-    body_bytes: usize,
-    head_bytes: usize,
-    /// Of both, in memory of our own.
-    own_bytes: usize,
-    /// Of this process, before the buffers of the benchmark.
-    memory: Option<Memory>,
-}
-
-#[derive(Serialize)]
-struct Ceilings {
-    /// Reading the mapped file.
-    read_file_gb_per_s: f64,
-    /// Reading memory of our own, in huge pages where the system gives them.
-    read_own_gb_per_s: f64,
-    /// The level's dot product on registers alone, in 10^9 multiply-adds.
-    dot_gmac_per_s: f64,
-}
-
 /// Runs the command.
 pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
     let kernels = args.model.kernels(machine)?;
     let plan = Plan::new(&args)?;
+    if !args.against.is_empty() {
+        return run_against(&args, machine, kernels, plan);
+    }
     let first_threads = plan.threads[0];
     // The first time may have to read the file from a disk.
     first_token(&args.model.model, kernels, first_threads)?;
     let first_token_ms = first_token(&args.model.model, kernels, first_threads)?;
-    let opened = args.model.open()?;
-    let (path, model) = (opened.path, Arc::new(opened.model));
-    let plan = plan.within(model.config.context)?;
     let began = Instant::now();
-    if !args.no_repack {
-        let prepared = background::prepare(&model, kernels, true, 0, &AtomicBool::new(false));
-        prepared.map_err(|reason| ModelError::Invalid {
-            path: path.clone(),
-            reason,
-        })?;
-    }
+    let (path, model) = prepared(&args, kernels)?;
+    let plan = plan.within(model.config.context)?;
     let mut forward = Forward::new(Arc::clone(&model), kernels, first_threads);
-    measure::settle(&mut forward)?;
     let settle_ms = began.elapsed().as_secs_f64() * 1e3;
+    runner::warm(&mut forward)?;
     let Traffic { body, head, own } = forward.traffic();
     let energy = Energy::open(Path::new(energy::POWERCAP));
     let mut report = Report {
@@ -208,11 +145,7 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
     for &threads in &plan.threads {
         let forward = match forward.take() {
             Some(forward) => forward,
-            None => {
-                let mut forward = Forward::new(Arc::clone(&model), kernels, threads);
-                measure::settle(&mut forward)?;
-                forward
-            }
+            None => Forward::new(Arc::clone(&model), kernels, threads),
         };
         let setup = Setup {
             kernels,
@@ -264,6 +197,52 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
         writeln!(out, "{json}")?;
     } else {
         report.write_foot(&mut out)?;
+    }
+    Ok(())
+}
+
+/// Runs the command with `--against`.
+fn run_against(args: &BenchArgs, machine: &Machine, kernels: &'static Variant, plan: Plan) -> Result<(), CommandError> {
+    let others = args.against.iter().map(|name| choose(&machine.features, name));
+    let others: Vec<&'static Variant> = others.collect::<Result<_, _>>()?;
+    let (_, model) = prepared(args, kernels)?;
+    let plan = plan.within(model.config.context)?;
+    let alone = plan.decodes.iter().filter(|decode| decode.sequences == 1);
+    let decodes: Vec<_> = alone.map(|decode| (decode.context, decode.tokens)).collect();
+    let mut out = io::stdout().lock();
+    if !args.json {
+        writeln!(
+            out,
+            "{:32} kind     threads  tokens  context    ratio",
+            format!("against {}", kernels.name)
+        )?;
+    }
+    let mut all = Vec::new();
+    for &threads in &plan.threads {
+        let work = Work {
+            threads,
+            prefills: &plan.prefills,
+            decodes: &decodes,
+            repeats: args.repeats,
+        };
+        for other in &others {
+            // Weights are re-packed for one layout: another needs a model of its own, over the same pages.
+            let theirs = if other.packing() == kernels.packing() {
+                Arc::clone(&model)
+            } else {
+                prepared(args, other)?.1
+            };
+            let against = Against::measure([(&model, kernels), (&theirs, other)], &work)?;
+            if !args.json {
+                against.write(&mut out)?;
+                out.flush()?;
+            }
+            all.push(against);
+        }
+    }
+    if args.json {
+        let object = serde_json::json!({ "schema": 1, "kernel": kernels.name, "against": all });
+        writeln!(out, "{object:#}")?;
     }
     Ok(())
 }
@@ -349,6 +328,17 @@ fn thread_counts(all: usize) -> Vec<usize> {
         .collect()
 }
 
+/// The model as a server has it after a while.
+fn prepared(args: &BenchArgs, kernels: &Variant) -> Result<(PathBuf, Arc<Model>), CommandError> {
+    let Opened { path, model, .. } = Model::open(&args.model.model, MapOptions::default())?;
+    let done = background::prepare(&model, kernels, !args.no_repack, 0, &AtomicBool::new(false));
+    done.map_err(|reason| ModelError::Invalid {
+        path: path.clone(),
+        reason,
+    })?;
+    Ok((path, Arc::new(model)))
+}
+
 /// Opens the model anew and takes one token from it; the milliseconds.
 fn first_token(path: &Path, kernels: &'static Variant, threads: usize) -> Result<f64, CommandError> {
     let began = Instant::now();
@@ -358,149 +348,6 @@ fn first_token(path: &Path, kernels: &'static Variant, threads: usize) -> Result
     let mut session = Session::new(Arc::new(model), kernels, threads, prompt.len(), prompt.len());
     session.feed(&prompt)?;
     Ok(began.elapsed().as_secs_f64() * 1e3)
-}
-
-impl Report {
-    /// Takes a result; an error when the same work has another output on another number of threads.
-    fn add(&mut self, result: Measurement) -> Result<(), CommandError> {
-        let other = self.results.iter().find(|other| other.same_work(&result));
-        if let Some(other) = other.filter(|other| other.output_hash != result.output_hash) {
-            return Err(BenchError::Unsteady {
-                work: format!("{} on {} and on {} threads", result.kind, other.threads, result.threads),
-                one: other.output_hash.clone(),
-                other: result.output_hash,
-            }
-            .into());
-        }
-        self.results.push(result);
-        Ok(())
-    }
-
-    fn write_head(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "machine  {}", self.machine_name())?;
-        writeln!(out, "target   {}, kernels {}", self.target, self.kernel)?;
-        writeln!(
-            out,
-            "model    {} ({}): a token reads {} of ternary matrices and {} of head, {} of them copied",
-            self.model.name,
-            self.model.architecture,
-            megabytes(self.steady.body_bytes),
-            megabytes(self.steady.head_bytes),
-            megabytes(self.steady.own_bytes),
-        )?;
-        for skipped in &self.skipped {
-            writeln!(out, "skipped  {skipped}")?;
-        }
-        writeln!(out, "\n{}", Measurement::HEADER)
-    }
-
-    fn write_foot(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out)?;
-        for (threads, ceilings) in &self.ceilings {
-            writeln!(
-                out,
-                "{threads} threads: reading alone {:.1} GB/s from the file and {:.1} from memory of our own, dot products \
-                 alone {:.1} GMAC/s",
-                ceilings.read_file_gb_per_s, ceilings.read_own_gb_per_s, ceilings.dot_gmac_per_s
-            )?;
-        }
-        let steady = &self.steady;
-        writeln!(
-            out,
-            "first token {:.0} ms after opening the model, steady state {:.0} ms after it",
-            steady.first_token_ms, steady.settle_ms
-        )?;
-        write_memory(out, "memory of this process in the steady state", steady.memory)?;
-        if let Some(reason) = &self.energy_unavailable {
-            writeln!(out, "energy unavailable: {reason}")?;
-        }
-        if let Some(start) = &self.start {
-            writeln!(
-                out,
-                "server: /health {:.0} ms and first token {:.0} ms after its start, on {} threads",
-                start.health_ms, start.first_token_ms, start.threads
-            )?;
-            let what = format!(
-                "memory of the server in the steady state, with {} tokens of context",
-                start.context
-            );
-            write_memory(out, &what, Some(start.memory))?;
-        }
-        Ok(())
-    }
-
-    fn machine_name(&self) -> &str {
-        self.machine.model_name.as_deref().unwrap_or("unknown machine")
-    }
-
-    fn title(&self) -> String {
-        format!("{} on {}", self.model.name, self.machine_name())
-    }
-
-    fn subtitle(&self) -> String {
-        format!(
-            "Sterna {}, target {}, kernels {}; ceilings measured in the same run",
-            self.version, self.target, self.kernel
-        )
-    }
-
-    /// For the picture: each token's bytes come at the rate of their memory, so the roof is that of the model's mixture.
-    fn series(&self) -> Vec<Series> {
-        let Steady {
-            body_bytes,
-            head_bytes,
-            own_bytes,
-            ..
-        } = self.steady;
-        let (total, own) = ((body_bytes + head_bytes) as f64, own_bytes as f64);
-        let of = |(&threads, ceilings): (&usize, &Ceilings)| {
-            let rates = ceiling::Rates {
-                file: ceilings.read_file_gb_per_s * 1e9,
-                own: ceilings.read_own_gb_per_s * 1e9,
-            };
-            let results = self.results.iter().filter(|result| result.threads == threads);
-            Series {
-                name: format!("{threads} thread{}", if threads == 1 { "" } else { "s" }),
-                read: total / rates.seconds(total, own),
-                dot: ceilings.dot_gmac_per_s * 1e9,
-                points: results.map(Measurement::point).collect(),
-            }
-        };
-        self.ceilings.iter().map(of).collect()
-    }
-}
-
-impl Measurement {
-    fn point(&self) -> Point {
-        let what = match (self.kind, self.context, self.sequences) {
-            ("prefill", ..) => format!("prefill {}", self.tokens),
-            (kind, 0, 1) => kind.to_owned(),
-            (kind, context, 1) => format!("{kind} at {context}"),
-            (kind, 0, sequences) => format!("{kind} of {sequences} sequences"),
-            (kind, context, sequences) => format!("{kind} of {sequences} sequences at {context}"),
-        };
-        Point {
-            label: format!("{what}: {:.0} tokens/s", self.tokens_per_s),
-            macs_per_byte: self.macs_per_token / self.bytes_per_token,
-            macs_per_s: self.macs_per_token * self.tokens_per_s,
-        }
-    }
-}
-
-fn write_memory(out: &mut impl Write, what: &str, memory: Option<Memory>) -> io::Result<()> {
-    let Some(memory) = memory else { return Ok(()) };
-    writeln!(
-        out,
-        "{what}: {} resident, {} of it its own and {} of files; {} at most",
-        megabytes(memory.resident as usize),
-        megabytes(memory.anonymous as usize),
-        megabytes(memory.file as usize),
-        megabytes(memory.peak as usize)
-    )
-}
-
-fn megabytes(bytes: usize) -> String {
-    format!("{:.0} MB", bytes as f64 / 1e6)
 }
 
 #[cfg(test)]

@@ -175,11 +175,6 @@ impl Forward {
         Traffic { body, head, own }
     }
 
-    /// Whether nothing is being built in the background that will make later passes faster, or read less.
-    pub fn settled(&self) -> bool {
-        true
-    }
-
     /// Processes `rows`, at least one. Their keys and values go into `caches`.
     pub fn pass(&mut self, caches: &mut [KvCache], rows: &[Row]) -> Result<Output<'_>, Lost> {
         self.embed(rows);

@@ -12,7 +12,7 @@ pub mod sampling;
 mod scheduler;
 pub mod session;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};

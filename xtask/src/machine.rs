@@ -1,5 +1,7 @@
 //! From what the machine says of itself to a [`TargetSpec`].
 
+use std::collections::BTreeMap;
+
 use sterna_codegen::target::{Arch, Cache, Caches, Cores, Feature, TargetSpec};
 
 use crate::cpu::{self, Machine};
@@ -30,6 +32,8 @@ pub fn spec(machine: &Machine, name: &str, source: &str) -> TargetSpec {
             logical: machine.logical_cores,
         },
         sources: vec![source.to_owned()],
+        tuned: None,
+        candidates: BTreeMap::new(),
     }
 }
 

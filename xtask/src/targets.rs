@@ -213,6 +213,7 @@ mod tests {
                 Feature::Neon
             };
             assert!(target.features.contains(&baseline), "{}", target.name);
+            assert!(target.candidates.is_empty(), "{}", target.name);
             if target.microarchitecture.is_some() {
                 assert!(
                     !target.sources.is_empty(),

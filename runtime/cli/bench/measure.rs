@@ -4,23 +4,22 @@
 //! slice is held against what reading reached just before and just after it, and the median slice counts.
 
 use std::io::{self, Write};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::ceiling::{self, Rates, Reader};
 use super::energy::{Energy, Reading};
+use super::runner::{Hash, Runner};
 use super::stats::{median, spread};
-use crate::engine::forward::{Forward, PassError, Row, Traffic};
+use crate::engine::forward::{Forward, PassError, Traffic};
 use crate::engine::head::Need;
 use crate::engine::kv::KvCache;
-use crate::engine::sampling::{Sampler, Sampling};
 use crate::kernels::Variant;
 use crate::model::Model;
 
 /// Tokens of a slice.
-const SLICE: usize = 8;
+pub const SLICE: usize = 8;
 
 /// One line of the results. Rates are of all sequences together.
 #[derive(Debug, Clone, Serialize)]
@@ -106,13 +105,8 @@ pub enum BenchError {
 
 /// A model on one number of threads.
 pub struct Bench<'a, 'm> {
-    forward: Forward,
+    runner: Runner,
     kernels: &'static Variant,
-    /// One a sequence.
-    caches: Vec<KvCache>,
-    rows: Vec<Row>,
-    /// Most rows of a pass over a prompt.
-    batch: usize,
     repeats: u32,
     reader: &'a mut Reader<'m>,
     ahead: usize,
@@ -135,16 +129,12 @@ pub struct Setup<'a, 'm> {
 }
 
 impl<'a, 'm> Bench<'a, 'm> {
-    /// Takes a pass that has settled, see [`settle`].
+    /// Takes a pass of a model that is as fast as it gets.
     pub fn new(forward: Forward, setup: Setup<'a, 'm>) -> Self {
-        let cache = || KvCache::new(&forward.model().config, setup.capacity);
         Bench {
-            caches: (0..setup.sequences.max(1)).map(|_| cache()).collect(),
             ahead: setup.reader.best_ahead(setup.kernels, forward.pool()),
-            forward,
+            runner: Runner::new(forward, setup.sequences, setup.capacity),
             kernels: setup.kernels,
-            rows: Vec::new(),
-            batch: 512,
             repeats: setup.repeats,
             reader: setup.reader,
             energy: setup.energy,
@@ -165,10 +155,10 @@ impl<'a, 'm> Bench<'a, 'm> {
 
     /// A prompt of `tokens`, from an empty cache.
     pub fn prefill(&mut self, tokens: usize) -> Result<Measurement, BenchError> {
-        let prompt = self.prompt(0, tokens);
-        self.feed(0, &prompt, Need::All)?; // once to touch all memory
-        let Traffic { body, head, own } = self.forward.traffic();
-        let passes = tokens.div_ceil(self.batch) as f64;
+        let prompt = self.runner.prompt(0, tokens);
+        self.runner.feed(0, &prompt, Need::All)?; // once to touch all memory
+        let Traffic { body, head, own } = self.runner.forward.traffic();
+        let passes = tokens.div_ceil(self.runner.batch()) as f64;
         let cache = self.cache_bytes(0, tokens);
         let bytes = passes * body as f64 + head as f64 + cache;
         let own = passes * own as f64 + cache;
@@ -176,7 +166,7 @@ impl<'a, 'm> Bench<'a, 'm> {
         for _ in 0..self.repeats {
             let (dot, before, energy) = (self.dot(), self.read(), self.energy());
             let began = Instant::now();
-            let hash = self.feed(0, &prompt, Need::All)?;
+            let hash = self.runner.feed(0, &prompt, Need::All)?;
             let seconds = began.elapsed().as_secs_f64();
             let joules = self.joules(energy);
             let ideal = Rates::between(before, self.read()).seconds(bytes, own);
@@ -198,13 +188,13 @@ impl<'a, 'm> Bench<'a, 'm> {
     pub fn decode(&mut self, sequences: usize, context: usize, tokens: usize) -> Result<Measurement, BenchError> {
         let mut firsts = Vec::new();
         for sequence in 0..sequences {
-            let prompt = self.prompt(sequence, context + 1);
+            let prompt = self.runner.prompt(sequence, context + 1);
             firsts.push(prompt[context]);
             if context > 0 {
-                self.feed(sequence, &prompt[..context], Need::None)?;
+                self.runner.feed(sequence, &prompt[..context], Need::None)?;
             }
         }
-        self.step(context, &mut firsts.clone())?; // once to touch all memory
+        self.runner.step(context, &mut firsts.clone())?; // once to touch all memory
         let (mut runs, mut bytes) = (Runs::default(), 0.0);
         for _ in 0..self.repeats {
             let dot = self.dot();
@@ -217,13 +207,13 @@ impl<'a, 'm> Bench<'a, 'm> {
                 let energy = self.energy();
                 let began = Instant::now();
                 for step in first..first + steps {
-                    self.step(context + step, &mut last)?;
+                    self.runner.step(context + step, &mut last)?;
                     last.iter().for_each(|&token| hash.add(token));
                 }
                 let took = began.elapsed().as_secs_f64();
                 joules = joules.zip(self.joules(energy)).map(|(a, b)| a + b);
                 let after = self.read();
-                let traffic = self.forward.traffic();
+                let traffic = self.runner.forward.traffic();
                 let cache = self.cache_bytes(context + first, steps) * sequences as f64;
                 let slice = (steps * (traffic.body + traffic.head)) as f64 + cache;
                 let own = (steps * traffic.own) as f64 + cache;
@@ -256,14 +246,14 @@ impl<'a, 'm> Bench<'a, 'm> {
         }
         let all = (work.sequences * work.tokens) as f64;
         let speeds: Vec<f64> = runs.seconds.iter().map(|seconds| all / seconds).collect();
-        let model = self.forward.model();
+        let model = self.runner.forward.model();
         let of_dot = speeds.iter().zip(&runs.dots);
         let of_dot: Vec<f64> = of_dot.map(|(speed, dot)| speed * macs(model) as f64 / dot).collect();
         let head_macs = (model.embedding.rows * model.embedding.cols * work.head_rows) as f64;
         let joules: Option<Vec<f64>> = runs.joules.iter().copied().collect();
         Ok(Measurement {
             kind: work.kind,
-            threads: self.forward.pool().threads(),
+            threads: self.runner.forward.pool().threads(),
             sequences: work.sequences,
             tokens: work.tokens,
             context: work.context,
@@ -279,72 +269,20 @@ impl<'a, 'm> Bench<'a, 'm> {
         })
     }
 
-    /// A prompt into the cache of `sequence`, from its beginning; the hash of the last token's logits.
-    fn feed(&mut self, sequence: usize, prompt: &[u32], last: Need) -> Result<Hash, PassError> {
-        let mut hash = Hash::new();
-        for (chunk, tokens) in prompt.chunks(self.batch).enumerate() {
-            let first = chunk * self.batch;
-            self.rows.clear();
-            self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row {
-                cache: sequence,
-                position: first + i,
-                token,
-                need: if first + i + 1 == prompt.len() {
-                    last
-                } else {
-                    Need::None
-                },
-            }));
-            let output = self.forward.pass(&mut self.caches, &self.rows)?;
-            (0..tokens.len()).try_for_each(|row| output.check(row))?;
-            if self.rows.last().is_some_and(|row| row.need != Need::None) {
-                let logits = output.logits(tokens.len() - 1)?.all();
-                logits.iter().for_each(|logit| hash.add(logit.to_bits()));
-            }
-        }
-        Ok(hash)
-    }
-
-    /// One token of every sequence: `last` are the tokens at `position`, and then those after it.
-    fn step(&mut self, position: usize, last: &mut [u32]) -> Result<(), PassError> {
-        let mut greedy = Sampler::new(Sampling::greedy());
-        let need = greedy.sampling().need(self.forward.model().config.vocab);
-        self.rows.clear();
-        self.rows.extend(last.iter().enumerate().map(|(cache, &token)| Row {
-            cache,
-            position,
-            token,
-            need,
-        }));
-        let output = self.forward.pass(&mut self.caches, &self.rows)?;
-        for (row, last) in last.iter_mut().enumerate() {
-            *last = greedy.sample(output.logits(row)?);
-        }
-        Ok(())
-    }
-
-    /// Tokens that are the same for every model of this vocabulary, and far apart in the embedding; other ones for
-    /// each sequence.
-    fn prompt(&self, sequence: usize, tokens: usize) -> Vec<u32> {
-        let vocab = self.forward.model().config.vocab;
-        let token = |i: usize| (i * 7919 + sequence * 104_729) % vocab;
-        (0..tokens).map(|i| token(i) as u32).collect()
-    }
-
     /// Bytes of keys and values that `steps` tokens of a sequence read, the first of them at `position`.
     fn cache_bytes(&self, position: usize, steps: usize) -> f64 {
         let positions: usize = (position + 1..=position + steps).sum();
-        KvCache::bytes_per_position(&self.forward.model().config) as f64 * positions as f64
+        KvCache::bytes_per_position(&self.runner.forward.model().config) as f64 * positions as f64
     }
 
     fn read(&mut self) -> Rates {
-        let rates = self.reader.read(self.kernels, self.forward.pool(), self.ahead);
+        let rates = self.reader.read(self.kernels, self.runner.forward.pool(), self.ahead);
         self.rates.push(rates);
         rates
     }
 
     fn dot(&mut self) -> f64 {
-        let dot = ceiling::dot_rate(self.kernels, self.forward.pool());
+        let dot = ceiling::dot_rate(self.kernels, self.runner.forward.pool());
         self.dots.push(dot);
         dot
     }
@@ -392,64 +330,8 @@ impl Runs {
     }
 }
 
-/// Runs passes until everything that is built in the background is in use: what is measured then is the steady state.
-/// The time it took.
-pub fn settle(forward: &mut Forward) -> Result<Duration, PassError> {
-    let began = Instant::now();
-    let mut caches = [KvCache::new(&forward.model().config, 1)];
-    let row = Row {
-        cache: 0,
-        position: 0,
-        token: 0,
-        need: Sampling::greedy().need(forward.model().config.vocab),
-    };
-    while !forward.settled() {
-        // A pass is where what was built comes into use.
-        forward.pass(&mut caches, &[row])?;
-        thread::sleep(Duration::from_millis(10));
-    }
-    let settled = began.elapsed();
-    // What was read for the last time is behind us; touch what is read from now on.
-    forward.pass(&mut caches, &[row])?;
-    Ok(settled)
-}
-
 /// Multiply-adds of the ternary matrices for one token.
 fn macs(model: &Model) -> usize {
     let matrices = model.layers.iter().flat_map(|layer| layer.matrices());
     matrices.map(|(_, matrix)| matrix.rows * matrix.cols).sum()
-}
-
-/// FNV-1a, 64 bits, over little-endian words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Hash(u64);
-
-impl Hash {
-    fn new() -> Self {
-        Hash(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn add(&mut self, word: u32) {
-        for byte in word.to_le_bytes() {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-}
-
-impl std::fmt::Display for Hash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_is_fnv_1a() {
-        let mut hash = Hash::new();
-        hash.add(u32::from_le_bytes(*b"foob"));
-        assert_eq!(hash.to_string(), "dd120e790c2512af");
-    }
 }

@@ -211,7 +211,10 @@ fn timings(output: &str) -> Vec<Figure> {
 mod tests {
     use super::*;
 
-    fn read(output: &str) -> Vec<(Kind, Option<u64>, u64, Option<u64>, f64)> {
+    /// Kind, tokens, context, threads, tokens per second.
+    type Short = (Kind, Option<u64>, u64, Option<u64>, f64);
+
+    fn read(output: &str) -> Vec<Short> {
         let figures = Pattern::default().read(output);
         figures
             .into_iter()
