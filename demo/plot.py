@@ -21,11 +21,11 @@ def main():
     o.append(f'<text x="{(L + W) / 2}" y="{H - 8}" text-anchor="middle">million training tokens</text><text x="{L}" y="15">loss, nats per token</text>')
     for i, (name, k, colour) in enumerate(series):
         pts = ' '.join(f'{X(x):.1f},{Y(float(r[k])):.1f}' for x, r in zip(xs, rows) if float(r[k]) > 0)
-        o.append(f'<polyline points="{pts}" fill="none" stroke="{colour}" stroke-width="1.6"/><text x="{W - 110}" y="{T + 16 + 18 * i}" fill="{colour}">{name}</text>')
+        o.append(f'<polyline points="{pts}" fill="none" stroke="{colour}" stroke-width="1.6"/><text x="{L + 100}" y="{T + 16 + 18 * i}" fill="{colour}">{name}</text>')
     marks = [('stage two', next((x for x, r in zip(xs, rows) if float(r['weight_decay']) == 0), None)),
              ('longer windows', next((x for x, r in zip(xs, rows) if r['window'] != rows[0]['window']), None))]
     for i, (name, x) in enumerate(marks):
-        if x: o.append(f'<path d="M{X(x):.1f} {T}V{H - B}" stroke="#999" stroke-dasharray="4 3"/><text x="{X(x) + 4:.1f}" y="{T + 60 + 16 * i}" fill="#555">{name}</text>')
+        if x: o.append(f'<path d="M{X(x):.1f} {T}V{H - B}" stroke="#999" stroke-dasharray="4 3"/><text x="{X(x) - 4:.1f}" y="{T + 60 + 16 * i}" text-anchor="end" fill="#555">{name}</text>')
     with open(sys.argv[2], 'w', newline='\n') as f: f.write('\n'.join(o + ['</svg>']) + '\n')
 
 

@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     prompt: Vec<String>,
     /// Tokens of an answer at most
-    #[arg(long, value_name = "N", default_value_t = 48)]
+    #[arg(long, value_name = "N", default_value_t = 40)]
     max_tokens: u32,
     /// Leave the server running, and say how to end it
     #[arg(long)]
@@ -220,7 +220,7 @@ fn choose_model(asked: Option<&Path>) -> Result<Model> {
             path: shipped,
             about: "the demo model: tiny, trained on Rust's documentation, which it continues without understanding it",
             api: Api::Completions,
-            prompts: &["impl<T> Iterator for", "The `Vec` type", "use std::collections::"],
+            prompts: &["impl Iterator for", "use std::collections::", "A variable in Rust"],
         });
     }
     Ok(Model {
@@ -333,7 +333,9 @@ fn ask(url: &str, api: Api, prompt: &str, max_tokens: u32) -> Result<Answer> {
     };
     let mut request = question;
     request["max_tokens"] = max_tokens.into();
-    request["temperature"] = 0.into();
+    // Greedy, a model as small as the demo's falls into loops. The seed makes it the same words on every machine.
+    request["temperature"] = 0.7.into();
+    request["seed"] = 2.into();
     request["stream"] = true.into();
     request["stream_options"] = json!({ "include_usage": true });
     match api {

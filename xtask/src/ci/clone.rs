@@ -1,7 +1,7 @@
 //! The `fresh-clone` step: what a stranger does first, in a clone of its own with nothing compiled yet. README's commands
 //! run there as they are written, and the images that it builds have the digests of those built here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The one command that is not run as written is the download: its file is there, with another model in it.
 const MODELS: &str = "huggingface.co";
+
+/// How much of a command's output goes into the log.
+const LINES_SHOWN: usize = 40;
 
 /// Where the README's server answers.
 const HEALTH: &str = "http://127.0.0.1:8080/health";
@@ -53,12 +56,14 @@ pub fn run(ctx: &Context, report: &mut Report) -> Result<()> {
 }
 
 /// A clone of the checkout, with what is not committed yet laid over it.
-fn clone(ctx: &Context) -> Result<std::path::PathBuf> {
+fn clone(ctx: &Context) -> Result<PathBuf> {
     let clone = ctx.scratch("fresh-clone")?;
     let git = || Command::new("git");
     tool::run(git().args(["clone", "--quiet"]).arg(&ctx.root).arg(&clone))?;
-    let changed = ["ls-files", "-z", "--modified", "--others", "--exclude-standard"];
-    for file in tool::run(git().arg("-C").arg(&ctx.root).args(changed))?.split_terminator('\0') {
+    let changed = ["diff", "-z", "--name-only", "HEAD"];
+    let added = ["ls-files", "-z", "--others", "--exclude-standard"];
+    let list = |args: &[&str]| tool::run(git().arg("-C").arg(&ctx.root).args(args));
+    for file in (list(&changed)? + &list(&added)?).split_terminator('\0') {
         let (from, to) = (ctx.root.join(file), clone.join(file));
         if from.is_file() {
             std::fs::create_dir_all(to.parent().context("a file has a folder")?)?;
@@ -108,13 +113,9 @@ impl Server {
         }
         let mut shell = Command::new("sh");
         let said = tool::run(there(shell.args(["-euc", command]), clone))?;
-        println!(
-            "{}",
-            said.lines()
-                .map(|line| format!("   | {line}\n"))
-                .collect::<String>()
-                .trim_end()
-        );
+        for line in said.lines().filter(|line| !line.is_empty()).take(LINES_SHOWN) {
+            println!("   | {}", line.chars().take(100).collect::<String>());
+        }
         if command.starts_with("curl") {
             ensure!(said.contains("data: [DONE]"), "the answer is no whole stream");
         }
