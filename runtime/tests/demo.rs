@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 use sterna::engine::perplexity;
@@ -22,45 +23,54 @@ const NOISE: f64 = 0.1;
 /// portable loop with assertions.
 const WINDOWS: usize = 2;
 
-/// A way to compute the same thing; no two may differ by a bit. Another way to lay out weights or to propose tokens
-/// is another field here.
+/// A way to compute the same thing; no two may differ by a bit. Another way to propose tokens is another field here.
 #[derive(Debug, Clone, Copy)]
 struct Way {
     kernels: &'static str,
+    /// Weights laid out anew for the kernels, or as the file has them.
+    repacked: bool,
     threads: usize,
     batch: usize,
 }
 
 impl Way {
-    /// Every compiled instruction-set level that this CPU runs, with other threads and passes each, and the best of them
-    /// with all of these.
+    /// Every compiled instruction-set level that this CPU runs, with both layouts of the weights if it has both; threads
+    /// and passes differ from each to the next.
     fn all() -> Vec<Way> {
         let features = Machine::detect().features;
-        let runs = |variant: &&Variant| {
-            let runs = variant.runs_on(&features);
-            if !runs {
+        let mut ways = Vec::new();
+        for variant in variants() {
+            if !variant.runs_on(&features) {
                 println!("SKIP {}, which this CPU cannot run", variant.name);
+                continue;
             }
-            runs
-        };
-        let way = |variant: &Variant, (threads, batch)| Way {
-            kernels: variant.name,
-            threads,
-            batch,
-        };
-        let sizes = [(1, 512), (2, 128), (3, 7)];
-        let running: Vec<&Variant> = variants().iter().filter(runs).collect();
-        let best = sizes.map(|sizes| way(running[0], sizes));
-        let others = running[1..].iter().zip(sizes.into_iter().cycle());
-        best.into_iter()
-            .chain(others.map(|(variant, sizes)| way(variant, sizes)))
-            .collect()
+            let layouts: &[bool] = if variant.packing().is_some() {
+                &[false, true]
+            } else {
+                &[false]
+            };
+            for &repacked in layouts {
+                let (threads, batch) = [(1, 512), (2, 128), (3, 7)][ways.len() % 3];
+                let kernels = variant.name;
+                ways.push(Way {
+                    kernels,
+                    repacked,
+                    threads,
+                    batch,
+                });
+            }
+        }
+        ways
     }
 
-    fn session(self, model: &Arc<Model>, capacity: usize) -> Session {
-        let kernels = variants().iter().find(|variant| variant.name == self.kernels);
-        let kernels = kernels.expect("one of the compiled variants");
-        Session::new(Arc::clone(model), kernels, self.threads, capacity, self.batch)
+    fn session(self, capacity: usize) -> Session {
+        let kernels: &'static Variant = variants().iter().find(|variant| variant.name == self.kernels).unwrap();
+        // Weights are re-packed once for a model, so each way has its own.
+        let (model, _) = open();
+        if let Some(packing) = kernels.packing().filter(|_| self.repacked) {
+            model.repack(packing, &AtomicBool::new(false)).unwrap();
+        }
+        Session::new(model, kernels, self.threads, capacity, self.batch)
     }
 }
 
@@ -84,8 +94,8 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 /// `count` greedy tokens after `prompt`, and the bits of the last logits.
-fn complete(way: Way, model: &Arc<Model>, prompt: &[u32], count: usize) -> (Vec<u32>, Vec<u32>) {
-    let mut session = way.session(model, prompt.len() + count);
+fn complete(way: Way, prompt: &[u32], count: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut session = way.session(prompt.len() + count);
     let mut tokens = vec![argmax(session.feed(prompt).unwrap())];
     while tokens.len() < count {
         let last = tokens[tokens.len() - 1];
@@ -98,8 +108,10 @@ fn complete(way: Way, model: &Arc<Model>, prompt: &[u32], count: usize) -> (Vec<
 
 #[test]
 fn greedy_completions_are_the_references_wherever_its_choice_is_clear() {
-    let (model, tokenizer) = open();
+    let (_, tokenizer) = open();
     let reference = reference();
+    let ways = Way::all();
+    println!("{ways:#?}");
     let (mut steps, mut agreed) = (0, 0);
     for case in reference["greedy"].as_array().unwrap() {
         let text = case["prompt"].as_str().unwrap();
@@ -108,8 +120,8 @@ fn greedy_completions_are_the_references_wherever_its_choice_is_clear() {
         let gaps = case["gap"].as_array().unwrap().iter().map(|gap| gap.as_f64().unwrap());
         let unclear = gaps.clone().position(|gap| gap < NOISE).unwrap_or(expected.len());
         let mut first = None;
-        for way in Way::all() {
-            let ours = complete(way, &model, &prompt, expected.len());
+        for &way in &ways {
+            let ours = complete(way, &prompt, expected.len());
             assert_eq!(ours.0[..unclear], expected[..unclear], "{text:?}, {way:?}");
             assert!(
                 *first.get_or_insert_with(|| ours.clone()) == ours,
@@ -117,7 +129,7 @@ fn greedy_completions_are_the_references_wherever_its_choice_is_clear() {
             );
         }
         // Past an unclear step a completion may go elsewhere; fed the reference's own tokens it may not.
-        let mut session = Way::all()[0].session(&model, prompt.len() + expected.len());
+        let mut session = ways[0].session(prompt.len() + expected.len());
         let mut next = argmax(session.feed(&prompt).unwrap());
         for (step, (&token, gap)) in expected.iter().zip(gaps).enumerate() {
             assert!(
@@ -135,7 +147,7 @@ fn greedy_completions_are_the_references_wherever_its_choice_is_clear() {
 
 #[test]
 fn perplexity_is_the_references_and_the_same_in_every_way() {
-    let (model, tokenizer) = open();
+    let (_, tokenizer) = open();
     let reference = reference();
     let text = fs::read_to_string(demo("heldout.txt")).unwrap();
     let tokens = tokenizer.encode(&text, false, false);
@@ -145,7 +157,7 @@ fn perplexity_is_the_references_and_the_same_in_every_way() {
     let windows = &tokens[..WINDOWS * (context - 1)];
     let mut first = None;
     for way in Way::all() {
-        let mut session = way.session(&model, context - 1);
+        let mut session = way.session(context - 1);
         let bos = tokenizer.bos().unwrap();
         let score = perplexity::score(&mut session, bos, windows, context, |_| ()).unwrap();
         assert_eq!(*first.get_or_insert(score), score, "{way:?}");
