@@ -1,9 +1,12 @@
 // y[t * y_stride + r] = sum over c of code(r, c) * x[t][c] - x_sums[t]: prefill over I2_S, AVX-512 without VNNI.
 //
-// Layout, instructions and overflow as in i2s_gemv_avx512bw.c. The tile is {{ mr }} rows x {{ nr }} tokens. Sums are i16, and widened into
-// i32 sums every {{ widen_blocks }} blocks.
+// Many rows and 16 tokens: token_lut.h. Otherwise tiles; layout, instructions and overflow as in i2s_gemv_avx512bw.c. A tile is
+// {{ mr }} rows x {{ nr }} tokens. Sums are i16, and widened into i32 sums every {{ widen_blocks }} blocks.
 {% include "prelude.h" %}
 {% include "avx512.h" %}
+
+// acc += x in 32 lanes of i16, in place and in this order, as in i2s_gemm_avx2.c.
+#define ADD16(acc, x) __asm__("vpaddw %1, %0, %0" : "+v"(acc) : "v"(x))
 {% for rows in [mr, 1] %}{% for tokens in range(start=1, end=nr + 1) %}
 static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                      size_t cols, int32_t *restrict y, size_t y_stride) {
@@ -29,7 +32,7 @@ static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t
 {%- for t in range(end=tokens) %}
                 const __m512i x{{ t }} = _mm512_loadu_si512(xb + {{ t }} * cols{% if half == "lower" %} + 64{% endif %});
 {%- for r in range(end=rows) %}
-                acc_{{ r }}_{{ t }} = _mm512_add_epi16(acc_{{ r }}_{{ t }}, _mm512_maddubs_epi16(c{{ r }}, x{{ t }}));
+                ADD16(acc_{{ r }}_{{ t }}, _mm512_maddubs_epi16(c{{ r }}, x{{ t }}));
 {%- endfor %}
 {%- endfor %}
             }
@@ -45,3 +48,10 @@ static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t
 }
 {% endfor %}{% endfor %}
 {% include "i2s_gemm_tiles.h" %}
+{% set packed = false %}
+{%- include "token_lut.h" %}
+
+void sterna_i2s_gemm__{{ isa }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
+                           size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
+    by_tables(tiles, w, x, x_sums, rows, cols, tokens, y, y_stride);
+}

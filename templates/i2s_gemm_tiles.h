@@ -3,7 +3,7 @@
 typedef void tile_fn(const uint8_t *restrict, const int8_t *restrict, const int32_t *restrict, size_t,
                      int32_t *restrict, size_t);
 
-void sterna_i2s_gemm__{{ isa }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
+{% if tables is defined %}static void tiles{% else %}void sterna_i2s_gemm__{{ isa }}{% endif %}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                                size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
     static tile_fn *const whole[] = { {%- for t in range(start=1, end=nr + 1) %} tile_{{ mr }}x{{ t }}, {%- endfor %} };
     static tile_fn *const single[] = { {%- for t in range(start=1, end=nr + 1) %} tile_1x{{ t }}, {%- endfor %} };

@@ -65,7 +65,8 @@ typedef __m256i vec;
 #define DOT(acc, codes, p) __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(codes), "x"(SET32(*(const word *)(p))))
 {%- endif %}
 {%- else %}
-#define DOT(acc, codes, p) acc = ADD16(acc, MADDUBS(codes, SET32(*(const word *)(p))))
+// In place: gcc would add products to one another first, and keep them on the stack.
+#define DOT(acc, codes, p) __asm__("vpaddw %1, %0, %0" : "+{% if vector_bytes == 64 %}v{% else %}x{% endif %}"(acc) : "{% if vector_bytes == 64 %}v{% else %}x{% endif %}"(MADDUBS(codes, SET32(*(const word *)(p)))))
 {%- endif %}
 {%- if packing_weights == 5 %}
 
@@ -82,6 +83,7 @@ static inline __m512i mod81(__m512i v) {
 }
 {%- endif %}
 {% for n in range(start=1, end=packed_tokens + 1) %}
+{%- set twin = n < 4 or n == 4 and not vnni %}
 // {{ n }} token{{ n | pluralize }}.
 static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sums, size_t rows, size_t cols, int32_t *y,
                    size_t y_stride) {
@@ -104,7 +106,7 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
         vec f0 = ZERO(), f1 = f0, f2 = f0, f3 = f0{% if packing_weights == 5 %}, f4 = f0{% endif %};
 {%- else %}
         // Of few tokens each has two accumulators, or a chain of additions would be what takes the time.
-        vec {% for t in range(end=n) %}a{{ t }} = ZERO(){% if n < 4 %}, b{{ t }} = ZERO(){% endif %}{% if not loop.last %}, {% endif %}{% endfor %};
+        vec {% for t in range(end=n) %}a{{ t }} = ZERO(){% if twin %}, b{{ t }} = ZERO(){% endif %}{% if not loop.last %}, {% endif %}{% endfor %};
 {%- endif %}
 {%- if packing_weights == 5 %}
         for (int last = 0; last < 2; last++) {
@@ -125,7 +127,7 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
 {%- for k in range(end=5) %}
                 const __m512i c{{ k }} = AND({% if k == 0 %}f{% elif k == 4 %}SHR16(h, 6){% else %}SHR16(f, {{ 2 * k }}){% endif %}, SET8(3));
 {%- for t in range(end=n) %}
-                DOT({% if n < 4 and k % 2 == 1 %}b{% else %}a{% endif %}{{ t }}, c{{ k }}, xb + {{ 4 * k }} + {{ t }} * stride);
+                DOT({% if twin and k % 2 == 1 %}b{% else %}a{% endif %}{{ t }}, c{{ k }}, xb + {{ 4 * k }} + {{ t }} * stride);
 {%- endfor %}
 {%- endfor %}
 {%- endif %}
@@ -134,7 +136,7 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
 {%- else %}
         for (size_t b = 0; b < cols / 128; b++, xb += 128) {
 {%- if not vnni %}
-            vec {% for t in range(end=n) %}s{{ t }} = ZERO(){% if not loop.last %}, {% endif %}{% endfor %};
+            vec {% for t in range(end=n) %}s{{ t }} = ZERO(){% if twin %}, q{{ t }} = ZERO(){% endif %}{% if not loop.last %}, {% endif %}{% endfor %};
 {%- endif %}
 #pragma GCC unroll {% if n > 4 %}1{% else %}8{% endif %}
             for (size_t j = 0; j < 32; j += 4, w += {{ vector_bytes }}) {
@@ -151,7 +153,7 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
 {%- for k in range(end=4) %}
                 const vec c{{ k }} = AND({% if k == 3 %}v{% else %}SHR16(v, {{ 6 - 2 * k }}){% endif %}, low);
 {%- for t in range(end=n) %}
-                DOT({% if not vnni %}s{% elif n < 4 and k % 2 == 1 %}b{% else %}a{% endif %}{{ t }}, c{{ k }}, xb + j + {{ 32 * k }} + {{ t }} * cols);
+                DOT({% if not vnni %}{% if twin and k % 2 == 1 %}q{% else %}s{% endif %}{% elif twin and k % 2 == 1 %}b{% else %}a{% endif %}{{ t }}, c{{ k }}, xb + j + {{ 32 * k }} + {{ t }} * cols);
 {%- endfor %}
 {%- endfor %}
 {%- endif %}
@@ -159,6 +161,9 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
 {%- if not vnni %}
 {%- for t in range(end=n) %}
             a{{ t }} = ADD32(a{{ t }}, MADD16(s{{ t }}, SET16(1)));
+{%- if twin %}
+            b{{ t }} = ADD32(b{{ t }}, MADD16(q{{ t }}, SET16(1)));
+{%- endif %}
 {%- endfor %}
 {%- endif %}
         }
@@ -171,7 +176,7 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
 {%- endif %}
 {%- endif %}
 {%- for t in range(end=n) %}
-{%- if n < 4 and (n > 1 or not vnni) %}
+{%- if twin and (n > 1 or not vnni) %}
         a{{ t }} = ADD32(a{{ t }}, b{{ t }});
 {%- endif %}
         STORE(y + r + {{ t }} * y_stride, SUB32(a{{ t }}, SET32(x_sums[{{ t }}])));
@@ -184,7 +189,7 @@ void sterna_packed_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *rest
     tile_1(w, x, &x_sum, rows, cols, y, rows);
 }
 
-void sterna_packed_gemm__{{ isa }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
+{% if tables is defined %}static void by_tiles{% else %}void sterna_packed_gemm__{{ isa }}{% endif %}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                                     size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
     static void (*const tiles[])(const uint8_t *, const int8_t *, const int32_t *, size_t, size_t, int32_t *, size_t) = {
         {% for n in range(start=1, end=packed_tokens + 1) %}tile_{{ n }}{% if not loop.last %}, {% endif %}{% endfor %}};
@@ -198,3 +203,12 @@ void sterna_packed_gemm__{{ isa }}(const uint8_t *restrict w, const int8_t *rest
         tokens -= n;
     }
 }
+{%- if tables is defined %}
+{%- set packed = true %}
+{%- include "token_lut.h" %}
+
+void sterna_packed_gemm__{{ isa }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
+                                    size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
+    by_tables(by_tiles, w, x, x_sums, rows, cols, tokens, y, y_stride);
+}
+{%- endif %}

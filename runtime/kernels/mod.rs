@@ -55,6 +55,8 @@ pub struct Variant {
     mr: usize,
     /// Bytes of weights that one pass over the tokens keeps in L2.
     weight_block_bytes: usize,
+    /// Rows that one GEMM call of a whole token block should have even where their weights exceed that.
+    gemm_rows: usize,
     /// Tokens of one GEMM call.
     token_block: usize,
     i2s_gemv: abi::I2sGemv,

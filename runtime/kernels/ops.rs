@@ -60,8 +60,8 @@ struct Weights<'a> {
     gemm: abi::I2sGemm,
 }
 
-/// i32 sums that wait for rescaling on a thread's stack, in elements: 64 KiB.
-const SUMS: usize = 16 << 10;
+/// i32 sums that wait for rescaling on a thread's stack, in elements: 256 KiB.
+const SUMS: usize = 64 << 10;
 
 /// Matrices that one [`Variant::linear`] takes: q, k and v.
 const MAX_JOBS: usize = 4;
@@ -159,9 +159,13 @@ impl Variant {
         let in_l2 = if tokens == 1 {
             SUMS
         } else {
-            self.weight_block_bytes / w.row_bytes
+            let least = if tokens < self.token_block { 0 } else { self.gemm_rows };
+            (self.weight_block_bytes / w.row_bytes).max(least)
         };
-        let row_block = (in_l2.min(SUMS / token_block) / w.tile * w.tile).max(w.tile);
+        let most = (in_l2.min(SUMS / token_block) / w.tile * w.tile).max(w.tile);
+        // Blocks of equal height: a low one at the end would amortise less.
+        let blocks = rows.len().div_ceil(most).max(1);
+        let row_block = rows.len().div_ceil(blocks).next_multiple_of(w.tile).max(w.tile);
         assert!(row_block * token_block <= SUMS);
         for first in rows.clone().step_by(row_block) {
             let n = row_block.min(rows.end - first);

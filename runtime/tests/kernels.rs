@@ -199,6 +199,32 @@ fn what_does_not_fit_a_layout_is_left_or_refused() {
     }
 }
 
+/// Kernels that build tables for a call take them only for many rows, valid codes and several tokens.
+#[test]
+fn tall_matrices_and_a_single_invalid_code() {
+    each(|variant, pool| {
+        let mut random = Random(81);
+        for (rows, cols, tokens) in [(223, 128, 16), (224, 384, 14), (301, 256, 33), (2080, 128, 29)] {
+            let w = random_ternary(&mut random, rows, cols);
+            let x = quantized(random.bytes(tokens * cols).into_iter().map(|b| b as i8).collect(), cols);
+            let lowest = quantized(vec![i8::MIN; tokens * cols], cols);
+            let least = ternary(vec![0; rows * cols / 4], cols);
+            check_linear(variant, pool, std::slice::from_ref(&w), &x);
+            check_linear(variant, pool, std::slice::from_ref(&least), &lowest);
+            if rows.is_multiple_of(32) {
+                let both = [repacked(variant, &w), repacked(variant, &least)].into_iter().flatten();
+                both.for_each(|w| check_linear(variant, pool, &[w], &lowest));
+                repacked(variant, &w)
+                    .into_iter()
+                    .for_each(|w| check_linear(variant, pool, &[w], &x));
+            }
+            let mut codes = w.packed.to_vec();
+            *codes.last_mut().expect("a code") |= 3;
+            check_linear(variant, pool, &[ternary(codes, cols)], &x);
+        }
+    });
+}
+
 #[test]
 fn extremes_do_not_overflow() {
     each(|variant, pool| {

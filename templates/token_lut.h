@@ -1,0 +1,228 @@
+// Token tables: a product of a row with 16 tokens, four weights at a time, is one addition from a table.
+//
+// Four weights take 81 values. For four columns, the 81 sums of their activations with every choice of signs, for 16
+// tokens as i16, are a table of 81 x 32 bytes; one `vpaddw ymm, [table + code]` then adds 64 products. The four fields of a byte
+// of I2_S are such a group (columns p, 32 + p, 64 + p, 96 + p), so a byte becomes the offset of its entry:
+//
+//   byte w0 w32 w64 w96   ->   32 * (27 w0 + 9 w32 + 3 w64 + w96)   u16, once a call
+//
+// {{ tables }} tables at a time lie in L1d while all rows pass: offsets in, sums of 16 tokens in and out. A table costs as much to
+// build as the additions of about 140 rows, so calls want many rows.
+// Overflow: an entry is at most 4 * 128; the sums of the 32 groups of a block, at most 2^14, are then added to i32. Code 3 has
+// no entry: where one occurs, no table is used.
+#include <assert.h>
+#include <string.h>
+
+enum { GROUPS = 32, TABLES = {{ tables }}, ENTRIES = 81, TILE = 16, LUT_ROWS = 2048, LUT_TOKENS = 32 };
+
+{%- if packed %}
+
+// The 32 bytes of block b of 8 rows from r on: lanes of the 8 chunks of the block in turn, {{ packing_rows }} rows each.
+static inline __attribute__((always_inline)) void load_rows(const uint8_t *restrict w, size_t row_bytes, size_t rows, size_t r, size_t b,
+                                                            __m256i *restrict v) {
+    (void)rows;
+    const uint8_t *block = w + r / {{ packing_rows }} * {{ packing_rows }} * row_bytes + b * {{ packing_rows * 32 }} + r % {{ packing_rows }} * 4;
+{%- for i in range(end=8) %}
+    const __m256i a{{ i }} = _mm256_loadu_si256((const __m256i *)(block + {{ i * packing_rows * 4 }}));
+{%- endfor %}
+{%- for i in range(start=0, end=8, step_by=2) %}
+    const __m256i b{{ i }} = _mm256_unpacklo_epi32(a{{ i }}, a{{ i + 1 }}), b{{ i + 1 }} = _mm256_unpackhi_epi32(a{{ i }}, a{{ i + 1 }});
+{%- endfor %}
+{%- for i in [0, 1, 4, 5] %}
+    const __m256i c{{ i }} = _mm256_unpacklo_epi64(b{{ i }}, b{{ i + 2 }}), d{{ i }} = _mm256_unpackhi_epi64(b{{ i }}, b{{ i + 2 }});
+{%- endfor %}
+{%- for i in range(end=2) %}
+    v[{{ 2 * i }}] = _mm256_permute2x128_si256(c{{ i }}, c{{ i + 4 }}, 0x20);
+    v[{{ 2 * i + 1 }}] = _mm256_permute2x128_si256(d{{ i }}, d{{ i + 4 }}, 0x20);
+    v[{{ 2 * i + 4 }}] = _mm256_permute2x128_si256(c{{ i }}, c{{ i + 4 }}, 0x31);
+    v[{{ 2 * i + 5 }}] = _mm256_permute2x128_si256(d{{ i }}, d{{ i + 4 }}, 0x31);
+{%- endfor %}
+}
+{%- else %}
+
+// The 32 bytes of block b of 8 rows from r on; what stands for rows beyond the last does not matter.
+static inline __attribute__((always_inline)) void load_rows(const uint8_t *restrict w, size_t row_bytes, size_t rows, size_t r, size_t b,
+                                                            __m256i *restrict v) {
+{%- for i in range(end=8) %}
+    v[{{ i }}] = _mm256_loadu_si256((const __m256i *)(w + (r + {{ i }} < rows ? r + {{ i }} : r) * row_bytes + b * 32));
+{%- endfor %}
+}
+{%- endif %}
+
+// Table entries of block b, 128 weights, of every row; true if some code is 3. codes (GROUPS / TABLES, padded, TABLES)
+static int recode(const uint8_t *restrict w, size_t row_bytes, size_t rows, size_t b, size_t padded, uint16_t *restrict codes) {
+    const __m256i three = _mm256_set1_epi8(3);
+    __m256i invalid = _mm256_setzero_si256();
+    for (size_t r = 0; r < padded; r += 8, codes += 8 * TABLES) {
+        __m256i rows8[8];
+        load_rows(w, row_bytes, rows, r, b, rows8);
+        for (size_t i = 0; i < 8; i++) {
+            const __m256i v = rows8[i];
+            invalid = _mm256_or_si256(invalid, _mm256_and_si256(v, _mm256_srli_epi16(v, 1)));
+            const __m256i c0 = _mm256_and_si256(_mm256_srli_epi16(v, 6), three), c1 = _mm256_and_si256(_mm256_srli_epi16(v, 4), three);
+            const __m256i c2 = _mm256_and_si256(_mm256_srli_epi16(v, 2), three), c3 = _mm256_and_si256(v, three);
+            __m256i e = _mm256_add_epi8(_mm256_add_epi8(c0, c1), _mm256_add_epi8(c0, c0));
+            e = _mm256_add_epi8(_mm256_add_epi8(e, c2), _mm256_add_epi8(e, e));
+            e = _mm256_add_epi8(_mm256_add_epi8(e, c3), _mm256_add_epi8(e, e));
+            const __m256i low = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(e)), 5);
+            const __m256i high = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(e, 1)), 5);
+            uint16_t *to = codes + i * TABLES;
+{%- for i in range(end=4) %}
+            _mm_storeu_si128((__m128i *)(to + {{ 8 * i }} / TABLES * padded * TABLES + {{ 8 * i }} % TABLES),
+                             {% if i % 2 == 0 %}_mm256_castsi256_si128({% if i < 2 %}low{% else %}high{% endif %}){% else %}_mm256_extracti128_si256({% if i < 2 %}low{% else %}high{% endif %}, 1){% endif %});
+{%- endfor %}
+        }
+    }
+    return !_mm256_testz_si256(invalid, _mm256_set1_epi8(0x55));
+}
+
+// The 128 columns at x of n <= 16 tokens, as i16: xt (128, 16). Tokens beyond n are 0.
+static void transpose(const int8_t *restrict x, size_t cols, size_t n, int16_t *restrict xt) {
+    for (size_t c = 0; c < 128; c += 16) {
+{%- for t in range(end=16) %}
+        const __m128i a{{ t }} = {{ t }} < n ? _mm_loadu_si128((const __m128i *)(x + {{ t }} * cols + c)) : _mm_setzero_si128();
+{%- endfor %}
+{#- Four rounds of interleaving i with i + 8 turn 16 rows of 16 bytes. #}
+{%- for round in [["a", "b"], ["b", "c"], ["c", "d"], ["d", "e"]] %}{% for i in range(end=8) %}
+        const __m128i {{ round[1] }}{{ 2 * i }} = _mm_unpacklo_epi8({{ round[0] }}{{ i }}, {{ round[0] }}{{ i + 8 }}), {{ round[1] }}{{ 2 * i + 1 }} = _mm_unpackhi_epi8({{ round[0] }}{{ i }}, {{ round[0] }}{{ i + 8 }});
+{%- endfor %}{% endfor %}
+{%- for i in range(end=16) %}
+        _mm256_store_si256((__m256i *)(xt + (c + {{ i }}) * TILE), _mm256_cvtepi8_epi16(e{{ i }}));
+{%- endfor %}
+    }
+}
+
+// All sums of +-x or 0 over the four columns of a group. xt (128, 16) from the group's first column on, table (81, 16)
+static void build(const int16_t *restrict xt, int16_t *restrict table) {
+    const __m256i zero = _mm256_setzero_si256();
+{%- for i in range(end=4) %}
+    const __m256i x{{ i }} = _mm256_load_si256((const __m256i *)(xt + {{ 32 * i }} * TILE));
+{%- endfor %}
+{#- Index 3 i + j: weights i - 1 and j - 1. #}
+{%- for pair in [["high", "x0", "x1"], ["low", "x2", "x3"]] %}
+    const __m256i {{ pair[0] }}3 = _mm256_sub_epi16(zero, {{ pair[2] }}), {{ pair[0] }}4 = zero, {{ pair[0] }}5 = {{ pair[2] }}, {{ pair[0] }}7 = {{ pair[1] }}, {{ pair[0] }}1 = _mm256_sub_epi16(zero, {{ pair[1] }});
+    const __m256i {{ pair[0] }}0 = _mm256_sub_epi16({{ pair[0] }}1, {{ pair[2] }}), {{ pair[0] }}2 = _mm256_add_epi16({{ pair[0] }}1, {{ pair[2] }});
+    const __m256i {{ pair[0] }}6 = _mm256_sub_epi16({{ pair[1] }}, {{ pair[2] }}), {{ pair[0] }}8 = _mm256_add_epi16({{ pair[1] }}, {{ pair[2] }});
+{%- endfor %}
+{%- for i in range(end=9) %}{% for j in range(end=9) %}
+    _mm256_store_si256((__m256i *)(table + {{ 9 * i + j }} * TILE), _mm256_add_epi16(high{{ i }}, low{{ j }}));
+{%- endfor %}{% endfor %}
+}
+
+// acc (padded, 16) i16 += entries of {{ tables }} groups; with the first of a block acc starts at 0, with the last it goes into sum (padded, 16).
+// Two rows in turn; codes are loaded four at a time, as loads are what limits.
+static inline __attribute__((always_inline)) void add(const uint16_t *restrict codes, const int16_t *restrict tables, size_t padded,
+                                                      int16_t *restrict acc, int32_t *restrict sum, int first, int last) {
+    const char *t = (const char *)tables;
+    for (size_t r = 0; r < padded; r += 2, codes += 2 * TABLES, acc += 2 * TILE, sum += 2 * TILE) {
+        __m256i a0 = _mm256_setzero_si256(), a1 = a0;
+        if (!first) {
+            a0 = _mm256_load_si256((const __m256i *)acc);
+            a1 = _mm256_load_si256((const __m256i *)(acc + TILE));
+        }
+        uint64_t c0, c1;
+{%- for k in range(end=tables) %}
+{%- if k % 4 == 0 %}
+        __builtin_memcpy(&c0, codes + {{ k }}, 8);
+        __builtin_memcpy(&c1, codes + TABLES + {{ k }}, 8);
+{%- endif %}
+        a0 = _mm256_add_epi16(a0, *(const __m256i *)(t + {{ k * 81 * 32 }} + (uint16_t)(c0 >> {{ k % 4 * 16 }})));
+        a1 = _mm256_add_epi16(a1, *(const __m256i *)(t + {{ k * 81 * 32 }} + (uint16_t)(c1 >> {{ k % 4 * 16 }})));
+{%- endfor %}
+        if (last) {
+            __m256i *s = (__m256i *)sum;
+            s[0] = _mm256_add_epi32(s[0], _mm256_cvtepi16_epi32(_mm256_castsi256_si128(a0)));
+            s[1] = _mm256_add_epi32(s[1], _mm256_cvtepi16_epi32(_mm256_extracti128_si256(a0, 1)));
+            s[2] = _mm256_add_epi32(s[2], _mm256_cvtepi16_epi32(_mm256_castsi256_si128(a1)));
+            s[3] = _mm256_add_epi32(s[3], _mm256_cvtepi16_epi32(_mm256_extracti128_si256(a1, 1)));
+        } else {
+            _mm256_store_si256((__m256i *)acc, a0);
+            _mm256_store_si256((__m256i *)(acc + TILE), a1);
+        }
+    }
+}
+
+// y[t * y_stride + r] = sum (padded, 16)[r][t] for 8 rows and n <= 8 tokens.
+static void turn(const int32_t *restrict sum, size_t n, int32_t *restrict y, size_t y_stride) {
+{%- for i in range(end=4) %}
+    // Rows {{ i }} and {{ i + 4 }}: tokens 0 .. 3 and 4 .. 7.
+    const __m256i v{{ i }} = _mm256_load_si256((const __m256i *)(sum + {{ i }} * TILE)), u{{ i }} = _mm256_load_si256((const __m256i *)(sum + {{ i + 4 }} * TILE));
+    const __m256i a{{ i }} = _mm256_permute2x128_si256(v{{ i }}, u{{ i }}, 0x20), b{{ i }} = _mm256_permute2x128_si256(v{{ i }}, u{{ i }}, 0x31);
+{%- endfor %}
+    __m256i row[8];
+{%- for m in ["a", "b"] %}
+    const __m256i {{ m }}01l = _mm256_unpacklo_epi32({{ m }}0, {{ m }}1), {{ m }}01h = _mm256_unpackhi_epi32({{ m }}0, {{ m }}1);
+    const __m256i {{ m }}23l = _mm256_unpacklo_epi32({{ m }}2, {{ m }}3), {{ m }}23h = _mm256_unpackhi_epi32({{ m }}2, {{ m }}3);
+    row[{{ loop.index0 * 4 }}] = _mm256_unpacklo_epi64({{ m }}01l, {{ m }}23l);
+    row[{{ loop.index0 * 4 + 1 }}] = _mm256_unpackhi_epi64({{ m }}01l, {{ m }}23l);
+    row[{{ loop.index0 * 4 + 2 }}] = _mm256_unpacklo_epi64({{ m }}01h, {{ m }}23h);
+    row[{{ loop.index0 * 4 + 3 }}] = _mm256_unpackhi_epi64({{ m }}01h, {{ m }}23h);
+{%- endfor %}
+    for (size_t t = 0; t < n; t++) {
+        _mm256_storeu_si256((__m256i *)(y + t * y_stride), row[t]);
+    }
+}
+
+// False, and nothing written, if some code is 3. rows <= LUT_ROWS, tokens <= LUT_TOKENS
+static int token_lut(const uint8_t *restrict w, const int8_t *restrict x, size_t rows, size_t cols, size_t tokens,
+                     int32_t *restrict y, size_t y_stride) {
+    static_assert(TABLES % 8 == 0 && GROUPS % TABLES == 0 && LUT_ROWS % 8 == 0 && LUT_TOKENS % TILE == 0, "shapes");
+    static_assert(GROUPS * 4 * 128 <= INT16_MAX, "sums of a block");
+    _Alignas(64) uint16_t codes[GROUPS * LUT_ROWS];
+    _Alignas(64) int16_t tables[TABLES * ENTRIES * TILE], xt[128 * TILE], acc[LUT_ROWS * TILE];
+    _Alignas(64) int32_t sums[LUT_TOKENS * LUT_ROWS];
+    const size_t padded = (rows + 7) & ~(size_t)7; // what is computed for rows beyond the last is not read
+    memset(sums, 0, (tokens + TILE - 1) / TILE * TILE * padded * sizeof *sums);
+    for (size_t b = 0; b < cols / 128; b++) {
+        if (recode(w, cols / 4, rows, b, padded, codes)) {
+            return 0;
+        }
+        for (size_t t = 0; t < tokens; t += TILE) {
+            transpose(x + t * cols + b * 128, cols, tokens - t < TILE ? tokens - t : TILE, xt);
+            for (size_t g = 0; g < GROUPS; g += TABLES) {
+                for (size_t k = 0; k < TABLES; k++) {
+                    build(xt + (g + k) * TILE, tables + k * ENTRIES * TILE);
+                }
+                const uint16_t *c = codes + g * padded;
+                if (g == 0) {
+                    add(c, tables, padded, acc, sums + t * padded, 1, 0);
+                } else if (g + TABLES < GROUPS) {
+                    add(c, tables, padded, acc, sums + t * padded, 0, 0);
+                } else {
+                    add(c, tables, padded, acc, sums + t * padded, 0, 1);
+                }
+            }
+        }
+    }
+    for (size_t t = 0; t < tokens; t += 8) {
+        const int32_t *s = sums + t / TILE * TILE * padded + t % TILE;
+        const size_t n = tokens - t < 8 ? tokens - t : 8;
+        size_t r = 0;
+        for (; r + 8 <= rows; r += 8) {
+            turn(s + r * TILE, n, y + t * y_stride + r, y_stride);
+        }
+        for (; r < rows; r++) {
+            for (size_t i = 0; i < n; i++) {
+                y[(t + i) * y_stride + r] = s[r * TILE + i];
+            }
+        }
+    }
+    return 1;
+}
+
+// A GEMM of any shape: by tables where they pay, and by `tiles` where not.
+static inline void by_tables(void tiles(const uint8_t *, const int8_t *, const int32_t *, size_t, size_t, size_t, int32_t *, size_t),
+                             const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
+                             size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
+    // Measured on Zen 4: tables pay from about 220 rows on, and for a tile of 16 tokens when 14 of them are there.
+    const size_t rest = tokens % TILE, tabled = rows < 224 ? 0 : rest < 14 ? tokens - rest : tokens;
+    for (size_t r = 0; r < rows; r += LUT_ROWS, w += LUT_ROWS * (cols / 4), y += LUT_ROWS) {
+        const size_t m = rows - r < LUT_ROWS ? rows - r : LUT_ROWS;
+        for (size_t t = 0, n; t < tokens; t += n) {
+            n = t < tabled ? (tabled - t < LUT_TOKENS ? tabled - t : LUT_TOKENS) : tokens - t;
+            if (t >= tabled || !token_lut(w, x + t * cols, m, cols, n, y + t * y_stride, y_stride)) {
+                tiles(w, x + t * cols, x_sums + t, m, cols, n, y + t * y_stride, y_stride);
+            }
+        }
+    }
+}
