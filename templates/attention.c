@@ -1,119 +1,131 @@
-// out[h] = softmax(scale * q[h] . K^T) V for the query heads that share one KV head, over len cached positions.
+// One block of attention for the query heads that share one KV head, for `rows` tokens at successive positions:
+//   scores: s[t] = q . k[t];   values: p[t] = f16(e^(scale * s[t] - max)), sum = sum of p[t], out = sum of p[t] * v[t].
+// The first row sees the first `len` positions of the block, each later one a position more. The caller merges blocks.
 //
-// q, out (heads, dim) f32; K, V (len, dim) f16; scores (len): scratch. As bitnet.cpp without flash attention: q and the
-// probabilities are rounded to f16, sums are f32. Order: a dot product has 32 lanes; the sum of exponentials is f64 in
-// 16 lanes by position; each output element adds positions first to last.
+// q holds (group, dim) every q_stride; scores (rows, group, block), out (rows, group, dim), max and sum (rows, group). q and p
+// hold f16 values, as k and v do, so every product is exact in f32 and may be fused with its addition. Both products are
+// C = A @ B with B in panels of {{ kv_panel }} columns, so that the block is one linear stream of memory:
+//
+//   k: panels over positions   [t / {{ kv_panel }}][i][t % {{ kv_panel }}]
+//   v: panels over the width   [i / {{ kv_panel }}][t][i % {{ kv_panel }}], the last one cut to a multiple of 16
+//
+// Order: an element of a product is one f32 sum, first to last; the sum of p has 16 lanes by position. A tile is up to
+// {{ heads_tile }} heads x {{ kv_panel }} columns of accumulators.
 {% include "prelude.h" %}
 {% include "vector.h" %}
-
-static float dot_f16(const uint16_t *restrict k, const float *restrict q, size_t dim) {
-    v32 acc = v32_zero();
-    size_t i = 0;
-    for (; i + 32 <= dim; i += 32) {
-        acc.lo = v16_add(acc.lo, v16_mul(v16_load_f16(k + i), v16_load(q + i)));
-        acc.hi = v16_add(acc.hi, v16_mul(v16_load_f16(k + i + 16), v16_load(q + i + 16)));
+{% set panel_vectors = kv_panel // 16 %}
+{%- for heads in range(start=1, end=heads_tile + 1) %}{% for vectors in [1, panel_vectors] %}{% if loop.first or vectors > 1 %}
+// c (heads, columns) = a (heads, n) @ b (n, columns) for {{ heads }} x {{ 16 * vectors }}.
+static void tile_{{ heads }}x{{ 16 * vectors }}(const float *restrict a, size_t a_stride, const uint16_t *restrict b, size_t b_stride, size_t n,
+                     float *restrict c, size_t c_stride) {
+    v16 {% for h in range(end=heads) %}{% for j in range(end=vectors) %}c{{ h }}_{{ j }} = v16_set1(0){% if not loop.last %}, {% endif %}{% endfor %}{% if not loop.last %}, {% endif %}{% endfor %};
+    for (size_t i = 0; i < n; i++, a++, b += b_stride) {
+{%- for j in range(end=vectors) %}
+        const v16 b{{ j }} = v16_load_f16(b + {{ 16 * j }});
+{%- endfor %}
+{%- for h in range(end=heads) %}
+        const v16 a{{ h }} = v16_set1(a[{{ h }} * a_stride]);
+{%- for j in range(end=vectors) %}
+        c{{ h }}_{{ j }} = v16_add_exact(c{{ h }}_{{ j }}, a{{ h }}, b{{ j }});
+{%- endfor %}
+{%- endfor %}
     }
-    float rest[32] = {0};
-    if (i < dim) {
-        uint16_t h[32] = {0};
-        memcpy(h, k + i, (dim - i) * 2);
-        v16_store(rest, v16_load_f16(h));
-        v16_store(rest + 16, v16_load_f16(h + 16));
+{%- for h in range(end=heads) %}{% for j in range(end=vectors) %}
+    v16_store(c + {{ h }} * c_stride + {{ 16 * j }}, c{{ h }}_{{ j }});
+{%- endfor %}{% endfor %}
+}
+{% endif %}{% endfor %}{% endfor %}
+{%- for heads in range(start=1, end=heads_tile + 1) %}
+// The first `columns` of a panel that is `width` wide, for {{ heads }} heads.
+static void panel_{{ heads }}(const float *restrict a, size_t a_stride, const uint16_t *restrict b, size_t width, size_t n,
+                    float *restrict c, size_t c_stride, size_t columns) {
+{%- if panel_vectors > 1 %}
+    if (columns == {{ kv_panel }}) {
+        tile_{{ heads }}x{{ kv_panel }}(a, a_stride, b, width, n, c, c_stride);
+        return;
     }
-    return v32_finish(acc, rest, q + i, dim - i);
+{%- endif %}
+    size_t j = 0;
+    for (; j + 16 <= columns; j += 16) {
+        tile_{{ heads }}x16(a, a_stride, b + j, width, n, c + j, c_stride);
+    }
+    if (j < columns) {
+        float rest[{{ heads }} * 16];
+        tile_{{ heads }}x16(a, a_stride, b + j, width, n, rest, 16);
+        for (size_t h = 0; h < {{ heads }}; h++) {
+            memcpy(c + h * c_stride + j, rest + h * 16, (columns - j) * 4);
+        }
+    }
+}
+{% endfor %}
+static void panel(const float *restrict a, size_t a_stride, size_t heads, const uint16_t *restrict b, size_t width, size_t n,
+                  float *restrict c, size_t c_stride, size_t columns) {
+    for (; heads >= {{ heads_tile }}; heads -= {{ heads_tile }}, a += {{ heads_tile }} * a_stride, c += {{ heads_tile }} * c_stride) {
+        panel_{{ heads_tile }}(a, a_stride, b, width, n, c, c_stride, columns);
+    }
+    switch (heads) {
+{%- for heads in range(start=1, end=heads_tile) %}
+    case {{ heads }}:
+        panel_{{ heads }}(a, a_stride, b, width, n, c, c_stride, columns);
+        break;
+{%- endfor %}
+    }
 }
 
-// Rounds n values to f16, in place.
-static void round_f16(float *x, size_t n) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        v16_store(x + i, v16_round_f16(v16_load(x + i)));
-    }
-    if (i < n) {
-        float rest[16] = {0};
-        memcpy(rest, x + i, (n - i) * 4);
-        v16_store(rest, v16_round_f16(v16_load(rest)));
-        memcpy(x + i, rest, (n - i) * 4);
-    }
+static inline size_t least(size_t a, size_t b) {
+    return a < b ? a : b;
 }
 
-// scores -> f16(exp(score - max) / sum).
-static void softmax_f16(float *scores, size_t len) {
+// A row's scores (block) become p; those of positions that it does not see, as far as they are read, become 0.
+static void softmax(float *restrict s, size_t seen, float scale, float *restrict max, float *restrict sum) {
+    for (size_t t = seen; t % 16 != 0; t++) {
+        s[t] = -__builtin_inff();
+    }
     v16 top = v16_set1(-__builtin_inff());
-    size_t t = 0;
-    for (; t + 16 <= len; t += 16) {
-        top = v16_max(top, v16_load(scores + t));
+    for (size_t t = 0; t < seen; t += 16) {
+        const v16 x = v16_mul(v16_load(s + t), v16_set1(scale));
+        v16_store(s + t, x);
+        top = v16_max(x, top);
     }
-    float rest[16], lane[16];
-    v16_store(lane, top);
-    float max = lane[0];
-    for (int i = 1; i < 16; i++) {
-        max = lane[i] > max ? lane[i] : max;
+    *max = v16_fold_max(top);
+    v16 total = v16_set1(0);
+    for (size_t t = 0; t < seen; t += 16) {
+        const v16 p = v16_round_f16(v16_exp(v16_sub(v16_load(s + t), v16_set1(*max))));
+        v16_store(s + t, p);
+        total = v16_add(total, p);
     }
-    for (; t < len; t++) {
-        max = scores[t] > max ? scores[t] : max;
-    }
-    double sum[16] = {0};
-    for (t = 0; t < len; t += 16) {
-        const size_t n = len - t < 16 ? len - t : 16;
-        memcpy(rest, scores + t, n * 4);
-        memset(rest + n, 0, (16 - n) * 4);
-        v16_store(rest, v16_exp(v16_sub(v16_load(rest), v16_set1(max))));
-        memcpy(scores + t, rest, n * 4);
-        for (size_t i = 0; i < n; i++) {
-            sum[i] += (double)rest[i];
-        }
-    }
-    for (int width = 8; width > 0; width /= 2) {
-        for (int i = 0; i < width; i++) {
-            sum[i] += sum[i + width];
-        }
-    }
-    const float inverse = (float)(1.0 / sum[0]);
-    for (t = 0; t < len; t++) {
-        scores[t] *= inverse;
-    }
-    round_f16(scores, len);
+    *sum = v16_fold(total);
 }
 
-void sterna_attention__{{ isa }}(const float *restrict q, const uint16_t *restrict k, const uint16_t *restrict v,
-                                size_t heads, size_t len, size_t dim, float scale, float *restrict scores,
-                                float *restrict out) {
-    for (size_t h = 0; h < heads; h++) {
-        float *o = out + h * dim;
-        memcpy(o, q + h * dim, dim * 4); // `out` holds the rounded query until its scores are known
-        round_f16(o, dim);
-        for (size_t t = 0; t < len; t++) {
-            scores[t] = dot_f16(k + t * dim, o, dim) * scale;
-        }
-        softmax_f16(scores, len);
-        size_t i = 0;
-        for (; i + 64 <= dim; i += 64) {
-            v16 a = v16_set1(0), b = a, c = a, d = a;
-            for (size_t t = 0; t < len; t++) {
-                const uint16_t *row = v + t * dim + i;
-                const v16 p = v16_set1(scores[t]);
-                a = v16_add(a, v16_mul(p, v16_load_f16(row)));
-                b = v16_add(b, v16_mul(p, v16_load_f16(row + 16)));
-                c = v16_add(c, v16_mul(p, v16_load_f16(row + 32)));
-                d = v16_add(d, v16_mul(p, v16_load_f16(row + 48)));
+void sterna_attention_scores_f16__{{ isa }}(const float *restrict q, size_t q_stride, const uint16_t *restrict k, size_t rows,
+                                size_t group, size_t dim, size_t len, size_t block, float *restrict scores) {
+    const size_t most = least(len + rows - 1, block);
+    for (size_t first = 0; first < most; first += {{ kv_panel }}) {
+        for (size_t r = 0; r < rows; r++) {
+            const size_t seen = least(len + r, block);
+            if (seen > first) {
+                // More than half a panel is faster as a whole; what is too much is not read.
+                const size_t columns = seen - first > {{ kv_panel // 2 }} ? {{ kv_panel }} : seen - first;
+                panel(q + r * q_stride, dim, group, k + first * dim, {{ kv_panel }}, dim,
+                      scores + r * group * block + first, block, columns);
             }
-            v16_store(o + i, a);
-            v16_store(o + i + 16, b);
-            v16_store(o + i + 32, c);
-            v16_store(o + i + 48, d);
         }
-        for (; i < dim; i += 16) {
-            const size_t n = dim - i < 16 ? dim - i : 16;
-            uint16_t row[16] = {0};
-            float sums[16];
-            v16 a = v16_set1(0);
-            for (size_t t = 0; t < len; t++) {
-                memcpy(row, v + t * dim + i, n * 2);
-                a = v16_add(a, v16_mul(v16_set1(scores[t]), v16_load_f16(row)));
-            }
-            v16_store(sums, a);
-            memcpy(o + i, sums, n * 4);
+    }
+}
+
+void sterna_attention_values_f16__{{ isa }}(float *restrict scores, const uint16_t *restrict v, size_t rows, size_t group,
+                                size_t dim, size_t len, size_t block, float scale, float *restrict max,
+                                float *restrict sum, float *restrict out) {
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t h = r * group; h < (r + 1) * group; h++) {
+            softmax(scores + h * block, least(len + r, block), scale, max + h, sum + h);
+        }
+    }
+    for (size_t first = 0; first < dim; first += {{ kv_panel }}) {
+        const size_t columns = least(dim - first, {{ kv_panel }});
+        for (size_t r = 0; r < rows; r++) {
+            panel(scores + r * group * block, block, group, v + first * block, (columns + 15) / 16 * 16,
+                  least(len + r, block), out + r * group * dim + first, dim, columns);
         }
     }
 }

@@ -73,15 +73,31 @@ void sterna_rmsnorm__{{ isa }}(const float *restrict x, const float *restrict we
     }
 }
 
-// NeoX RoPE in place: pairs (i, i + half) of every head. x (heads, 2 * half); cosine, sine (half).
+// NeoX RoPE in place, rounded to f16: pairs (i, i + half) of every head. x (heads, 2 * half); cosine, sine (half).
+static inline void rotate(float *restrict a, float *restrict b, const float *restrict cosine, const float *restrict sine) {
+    const v16 u = v16_load(a), v = v16_load(b), c = v16_load(cosine), s = v16_load(sine);
+    v16_store(a, v16_round_f16(v16_sub(v16_mul(u, c), v16_mul(v, s))));
+    v16_store(b, v16_round_f16(v16_add(v16_mul(u, s), v16_mul(v, c))));
+}
+
 void sterna_rope__{{ isa }}(float *restrict x, const float *restrict cosine, const float *restrict sine, size_t heads,
                            size_t half) {
     for (size_t h = 0; h < heads; h++) {
         float *restrict a = x + h * 2 * half, *restrict b = a + half;
-        for (size_t i = 0; i < half; i++) {
-            const float u = a[i], v = b[i];
-            a[i] = u * cosine[i] - v * sine[i];
-            b[i] = u * sine[i] + v * cosine[i];
+        size_t i = 0;
+        for (; i + 16 <= half; i += 16) {
+            rotate(a + i, b + i, cosine + i, sine + i);
+        }
+        if (i < half) {
+            const size_t bytes = (half - i) * 4;
+            float u[16] = {0}, v[16] = {0}, c[16] = {0}, s[16] = {0};
+            memcpy(u, a + i, bytes);
+            memcpy(v, b + i, bytes);
+            memcpy(c, cosine + i, bytes);
+            memcpy(s, sine + i, bytes);
+            rotate(u, v, c, s);
+            memcpy(a + i, u, bytes);
+            memcpy(b + i, v, bytes);
         }
     }
 }

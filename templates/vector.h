@@ -46,6 +46,20 @@ static inline v16 v16_{{ op[0] }}(v16 a, v16 b) {
     return a;
 }
 {% endfor %}
+// a + b * c for products that f32 holds exactly, as of f16 by f16: fused or rounded first, the sum has the same bits.
+static inline v16 v16_add_exact(v16 a, v16 b, v16 c) {
+{%- for i in range(end=regs) %}
+{%- if lanes == 16 %}
+    a.r{{ i }} = (vf)_mm512_fmadd_ps((__m512)b.r{{ i }}, (__m512)c.r{{ i }}, (__m512)a.r{{ i }});
+{%- elif lanes == 4 and isa != "baseline" %}
+    a.r{{ i }} = (vf)vfmaq_f32((float32x4_t)a.r{{ i }}, (float32x4_t)b.r{{ i }}, (float32x4_t)c.r{{ i }});
+{%- else %}
+    a.r{{ i }} = a.r{{ i }} + b.r{{ i }} * c.r{{ i }};
+{%- endif %}
+{%- endfor %}
+    return a;
+}
+
 // The greater of each pair; b where either is NaN.
 static inline v16 v16_max(v16 a, v16 b) {
 {%- for i in range(end=regs) %}
@@ -53,6 +67,28 @@ static inline v16 v16_max(v16 a, v16 b) {
     a.r{{ i }} = (vf)(((vi)a.r{{ i }} & m{{ i }}) | ((vi)b.r{{ i }} & ~m{{ i }}));
 {%- endfor %}
     return a;
+}
+
+// The greatest lane; where one is NaN, any.
+static inline float v16_fold_max(v16 a) {
+{%- if isa != "baseline" and lanes == 4 %}
+    const float32x4_t h = vmaxq_f32(vmaxq_f32((float32x4_t)a.r0, (float32x4_t)a.r1), vmaxq_f32((float32x4_t)a.r2, (float32x4_t)a.r3));
+    return vmaxvq_f32(h);
+{%- else %}
+{%- if lanes == 16 %}
+    const __m256 s = _mm256_max_ps(_mm512_castps512_ps256((__m512)a.r0),
+                                   _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)a.r0), 1)));
+{%- elif lanes == 8 %}
+    const __m256 s = _mm256_max_ps((__m256)a.r0, (__m256)a.r1);
+{%- endif %}
+{%- if lanes == 4 %}
+    __m128 h = _mm_max_ps(_mm_max_ps((__m128)a.r0, (__m128)a.r1), _mm_max_ps((__m128)a.r2, (__m128)a.r3));
+{%- else %}
+    __m128 h = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+{%- endif %}
+    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+    return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));
+{%- endif %}
 }
 
 // Folds in halves: lane i += lane i + 8, then + 4, + 2, + 1.
@@ -143,12 +179,25 @@ static inline void v16_store_f16(uint16_t *p, v16 v) {
 {% endif %}
 // Rounded to f16 and back.
 static inline v16 v16_round_f16(v16 v) {
+{%- if isa == "baseline" %}
     uint16_t h[16];
     v16_store_f16(h, v);
     return v16_load_f16(h);
+{%- else %}
+{%- for i in range(end=regs) %}
+{%- if lanes == 16 %}
+    v.r{{ i }} = (vf)_mm512_cvtph_ps(_mm512_cvtps_ph((__m512)v.r{{ i }}, _MM_FROUND_TO_NEAREST_INT));
+{%- elif lanes == 8 %}
+    v.r{{ i }} = (vf)_mm256_cvtph_ps(_mm256_cvtps_ph((__m256)v.r{{ i }}, _MM_FROUND_TO_NEAREST_INT));
+{%- else %}
+    v.r{{ i }} = (vf)vcvt_f32_f16(vcvt_f16_f32((float32x4_t)v.r{{ i }}));
+{%- endif %}
+{%- endfor %}
+    return v;
+{%- endif %}
 }
 
-// e^x for x <= 0; the constants and the order are those of the reference.
+// e^x for x <= 0, NaN for NaN; the constants and the order are those of the reference.
 static inline v16 v16_exp(v16 x) {
 {%- for i in range(end=regs) %}
     {
@@ -160,8 +209,8 @@ static inline v16 v16_exp(v16 x) {
         p = p * r + 1.6666665459e-1f;
         p = p * r + 5.0000001201e-1f;
         const vf y = p * (r * r) + r + 1.0f;
-        const vi keep = x.r{{ i }} >= -87.0f;
-        x.r{{ i }} = (vf)(((vi)y + ((vi)t << 23)) & keep);
+        const vi zero = x.r{{ i }} < -87.0f;
+        x.r{{ i }} = (vf)(((vi)y + ((vi)t << 23)) & ~zero);
     }
 {%- endfor %}
     return x;

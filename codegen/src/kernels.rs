@@ -87,7 +87,7 @@ impl Isa {
     }
 
     /// Flags that gcc (11 or newer) and clang (12 or newer) both take. Never `-mfma`: a fused multiply-add rounds once where the definition
-    /// of a float kernel rounds twice.
+    /// of a float kernel rounds twice. Kernels fuse by name, and only products that are exact.
     pub fn flags(self) -> &'static [&'static str] {
         match self {
             Isa::Baseline => &[],
@@ -176,8 +176,10 @@ pub enum Role {
     Add,
     /// f32 to f16 bits.
     ToF16,
-    /// Softmax attention of the query heads that share one KV head.
-    Attention,
+    /// Attention, a block of positions: queries by keys.
+    AttentionScoresF16,
+    /// Attention, a block of positions: softmax and mix of the values.
+    AttentionValuesF16,
     /// Output head over F32 rows.
     HeadF32,
     /// Output head over F16 rows.
@@ -198,7 +200,7 @@ pub enum Role {
 pub enum Exactness {
     /// int8 x ternary in i32: any order gives the same sum; overflow is excluded at render time.
     Integer,
-    /// f32 in a defined order (32 lanes, fixed fold, no fused multiply-add): the same bits on every ISA.
+    /// f32 in a defined order (lanes, fixed folds, no inexact product fused): the same bits on every ISA.
     OrderedFloat,
 }
 
@@ -283,7 +285,8 @@ impl Role {
         Role::Relu2Mul,
         Role::Add,
         Role::ToF16,
-        Role::Attention,
+        Role::AttentionScoresF16,
+        Role::AttentionValuesF16,
         Role::HeadF32,
         Role::HeadF16,
         Role::HeadQ8_0,
@@ -311,7 +314,8 @@ impl Role {
             Role::Relu2Mul => "relu2_mul",
             Role::Add => "add",
             Role::ToF16 => "to_f16",
-            Role::Attention => "attention",
+            Role::AttentionScoresF16 => "attention_scores_f16",
+            Role::AttentionValuesF16 => "attention_values_f16",
             Role::HeadF32 => "head_f32",
             Role::HeadF16 => "head_f16",
             Role::HeadQ8_0 => "head_q8_0",
@@ -377,16 +381,30 @@ impl Role {
             Role::Relu2Mul => &[("gate", ConstF32), ("up", ConstF32), ("n", Size), ("y", MutF32)],
             Role::Add => &[("x", MutF32), ("y", ConstF32), ("n", Size)],
             Role::ToF16 => &[("x", ConstF32), ("n", Size), ("y", MutU16)],
-            // q, out (heads, dim); k, v (len, dim) f16; scores (len): scratch
-            Role::Attention => &[
+            // q (rows, q_stride), k (block, dim) in panels, scores (rows, group, block); row r sees len + r positions
+            Role::AttentionScoresF16 => &[
                 ("q", ConstF32),
+                ("q_stride", Size),
                 ("k", ConstU16),
-                ("v", ConstU16),
-                ("heads", Size),
-                ("len", Size),
+                ("rows", Size),
+                ("group", Size),
                 ("dim", Size),
-                ("scale", F32),
+                ("len", Size),
+                ("block", Size),
                 ("scores", MutF32),
+            ],
+            // v (block, dim) in panels, max and sum (rows, group), out (rows, group, dim); the scores are used up
+            Role::AttentionValuesF16 => &[
+                ("scores", MutF32),
+                ("v", ConstU16),
+                ("rows", Size),
+                ("group", Size),
+                ("dim", Size),
+                ("len", Size),
+                ("block", Size),
+                ("scale", F32),
+                ("max", MutF32),
+                ("sum", MutF32),
                 ("out", MutF32),
             ],
             // y[t * y_stride + r] = w[r] . x[t]
@@ -445,7 +463,8 @@ const FLOAT: &[(Role, &str)] = &[
     (Role::Relu2Mul, "elementwise.c"),
     (Role::Add, "elementwise.c"),
     (Role::ToF16, "elementwise.c"),
-    (Role::Attention, "attention.c"),
+    (Role::AttentionScoresF16, "attention.c"),
+    (Role::AttentionValuesF16, "attention.c"),
     (Role::HeadF32, "head.c"),
     (Role::HeadF16, "head.c"),
     (Role::HeadQ8_0, "head.c"),

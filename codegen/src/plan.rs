@@ -274,6 +274,30 @@ fn tile(isa: Isa) -> (u64, u64, &'static str) {
     }
 }
 
+/// Attention tile of a level: f32 accumulators, beside one vector or row of vectors of keys or values, and one broadcast.
+fn attention_knobs(isa: Isa) -> [Knob; 2] {
+    let (heads, panel) = match isa.f32_lanes() {
+        16 => (4, 64),
+        4 if isa == Isa::Baseline => (2, 16),
+        _ => (4, 16),
+    };
+    [
+        Knob {
+            name: "heads_tile",
+            value: heads,
+            formula: format!("{heads} query heads, from the registers of {}", isa.name()),
+            reason: "heads that share a KV head take their products from one conversion of a key or value",
+        },
+        Knob {
+            name: "kv_panel",
+            value: panel,
+            formula: format!("{panel} columns, from the registers of {}", isa.name()),
+            reason: "columns of cached keys and values that lie together: as wide as the attention's tile, so that it reads one \
+                     linear stream. Measured on Zen 4: a tile of a quarter of the panel halves the speed",
+        },
+    ]
+}
+
 fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
     // A cache that two hardware threads share counts by half for each of them.
     let l2_share = target
@@ -376,6 +400,7 @@ fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
                      weights passes, and each has an accumulator",
         });
     }
+    knobs.extend(attention_knobs(isa));
     knobs
 }
 

@@ -315,7 +315,7 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
         let features: Vec<_> = variant.features.iter().map(|f| f.name()).collect();
         let _ = writeln!(out, "        features: &{features:?},");
         let _ = writeln!(out, "        max_cols: {},", Bounds::new(variant.isa)?.max_cols);
-        for knob in ["mr", "weight_block_bytes", "token_block", "gemm_rows"] {
+        for knob in ["mr", "weight_block_bytes", "token_block", "gemm_rows", "kv_panel"] {
             let _ = writeln!(out, "        {knob}: {},", variant.knob(knob));
         }
         let _ = writeln!(out, "        listing: &[");

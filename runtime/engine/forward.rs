@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::head::{Head, Logits, Need};
 use super::kv::KvCache;
-use crate::kernels::{AttentionRow, Heads, QuantRows, Variant};
+use crate::kernels::{Angles, AttentionScratch, Heads, QuantRows, Tile, Variant};
 use crate::machine::pool::Pool;
 use crate::model::{Model, Ternary};
 
@@ -99,8 +99,9 @@ struct Scratch {
     head: Head,
     /// Rows that had a non-finite value (n).
     broken: Vec<bool>,
-    /// Allocation of the attention's rows, empty between uses.
-    seen: Vec<AttentionRow<'static>>,
+    /// The rows by sequence and block of positions.
+    tiles: Vec<Tile>,
+    attention: AttentionScratch,
 }
 
 /// What a pass computed.
@@ -179,7 +180,7 @@ impl Forward {
     pub fn pass(&mut self, caches: &mut [KvCache], rows: &[Row]) -> Result<Output<'_>, Lost> {
         self.embed(rows);
         for layer in 0..self.model.layers.len() {
-            self.attention_block(layer, caches, rows);
+            self.attention_block(layer, caches, rows.len());
             self.ffn_block(layer, rows.len());
         }
         self.head(rows);
@@ -194,9 +195,10 @@ impl Forward {
         })
     }
 
-    /// x = token_embd\[token\]; and the rows' RoPE angles, which all layers share.
+    /// x = token_embd\[token\]; and what all layers share: the rows' RoPE angles, and their tiles.
     fn embed(&mut self, rows: &[Row]) {
         let s = &mut self.scratch;
+        Tile::collect(rows.iter().map(|row| (row.cache, row.position)), &mut s.tiles);
         let half = self.frequencies.len();
         let hidden = self.model.config.hidden;
         let x = grow(&mut s.x, rows.len() * hidden);
@@ -217,15 +219,11 @@ impl Forward {
     }
 
     /// x += Wo rms(attention(rope(Wq h), rope(Wk h), Wv h)), h = rms(x).
-    fn attention_block(&mut self, index: usize, caches: &mut [KvCache], rows: &[Row]) {
+    fn attention_block(&mut self, index: usize, caches: &mut [KvCache], n: usize) {
         let (config, layer) = (&self.model.config, &self.model.layers[index]);
         let (kernels, pool, eps) = (self.kernels, &self.pool, config.rms_eps);
-        let (n, half) = (rows.len(), self.frequencies.len());
-        let heads = Heads {
-            q: config.heads,
-            kv: config.kv_heads,
-            dim: config.head_dim,
-        };
+        let half = self.frequencies.len();
+        let heads = Heads::of(config);
         let (q_width, kv_width) = (heads.q * heads.dim, heads.kv * heads.dim);
         let s = &mut self.scratch;
         let x = &mut s.x[..n * config.hidden];
@@ -242,22 +240,13 @@ impl Forward {
             &mut [(&layer.attn_q, q), (&layer.attn_k, k), (&layer.attn_v, v)],
         );
 
-        for (r, row) in rows.iter().enumerate() {
-            let (cos, sin) = (&s.cos[r * half..][..half], &s.sin[r * half..][..half]);
-            let k = &mut k[r * kv_width..][..kv_width];
-            kernels.rope(&mut q[r * q_width..][..q_width], cos, sin);
-            kernels.rope(k, cos, sin);
-            caches[row.cache].store(kernels, index, row.position, k, &v[r * kv_width..][..kv_width]);
-        }
-
+        let angles = Angles {
+            cos: &s.cos[..n * half],
+            sin: &s.sin[..n * half],
+        };
+        kernels.rotate_and_store(pool, heads, angles, (q, k, v), caches, index, &s.tiles);
         let mixed = grow(&mut s.mixed, n * q_width);
-        let mut seen = recycle(std::mem::take(&mut s.seen));
-        seen.extend(
-            rows.iter()
-                .map(|row| caches[row.cache].visible(index, row.position + 1)),
-        );
-        kernels.attention(pool, heads, q, &seen, mixed);
-        s.seen = recycle(seen);
+        kernels.attention(pool, heads, q, caches, index, &s.tiles, &mut s.attention, mixed);
 
         let h = grow(&mut s.normed, n * q_width);
         kernels.rmsnorm(pool, mixed, &layer.attn_sub_norm, eps, h);
@@ -326,12 +315,6 @@ pub(super) fn all_finite(x: &[f32]) -> bool {
         .fold(false, |found, x| found | (x.to_bits() & EXPONENT == EXPONENT))
 }
 
-/// The vector's allocation for another lifetime: collecting from `into_iter` of the same type works in place.
-fn recycle<'b>(mut rows: Vec<AttentionRow<'_>>) -> Vec<AttentionRow<'b>> {
-    rows.clear();
-    rows.into_iter().map(|_| unreachable!("the vector is empty")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicBool;
@@ -361,14 +344,6 @@ mod tests {
             need: Need::All,
         };
         tokens.iter().enumerate().map(row).collect()
-    }
-
-    #[test]
-    fn recycling_keeps_the_allocation() {
-        let rows = Vec::with_capacity(7);
-        let place = rows.as_ptr();
-        let again = recycle(rows);
-        assert_eq!((again.as_ptr(), again.capacity()), (place, 7));
     }
 
     const TOKENS: [u32; 9] = [3, 1, 4, 1, 5, 9, 2, 6, 5];

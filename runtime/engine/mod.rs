@@ -26,6 +26,7 @@ use crate::machine::limits::Limits;
 use crate::model::{self, Model};
 use crate::text::Tokenizer;
 use forward::Forward;
+use kv::KvCache;
 pub use sampling::Sampling;
 use scheduler::{Scheduler, Shared};
 
@@ -180,9 +181,12 @@ pub enum StartError {
     /// Too little memory.
     #[error(transparent)]
     Memory(#[from] kv::DoesNotFit),
+    /// Too little address space.
+    #[error("cannot reserve the key/value caches: {0}")]
+    Cache(std::io::Error),
     /// The system refused the thread.
     #[error("cannot start the engine's thread: {0}")]
-    Thread(#[from] std::io::Error),
+    Thread(std::io::Error),
 }
 
 /// A handle to the engine's thread. Clones share it; with the last of them the engine stops.
@@ -210,16 +214,18 @@ impl Engine {
         if let Some(limit_bytes) = Limits::read().memory_bytes {
             kv::check_budget(&model.config, config.parallel, config.context, limit_bytes)?;
         }
+        let caches = (0..config.parallel).map(|_| KvCache::reserve(&model.config, config.context));
+        let caches = caches.collect::<Result<Vec<_>, _>>().map_err(StartError::Cache)?;
         let shared = Arc::new(Shared::new());
         let vocab = model.config.vocab;
         let thread = thread::Builder::new().name("sterna-engine".into()).spawn({
             let (shared, config) = (Arc::clone(&shared), config.clone());
             move || {
                 let forward = Forward::new(model, kernels, config.threads);
-                serve(Scheduler::new(shared, forward, tokenizer, &config));
+                serve(Scheduler::new(shared, forward, tokenizer, caches, &config));
             }
-        })?;
-        let thread = Mutex::new(Some(thread));
+        });
+        let thread = Mutex::new(Some(thread.map_err(StartError::Thread)?));
         Ok(Engine {
             handle: Arc::new(Handle {
                 shared,

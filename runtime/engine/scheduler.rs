@@ -191,7 +191,6 @@ pub struct Scheduler {
     shared: Arc<Shared>,
     forward: Forward,
     tokenizer: Arc<Tokenizer>,
-    parallel: usize,
     context: usize,
     /// Most rows in a pass.
     batch: usize,
@@ -204,13 +203,19 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(shared: Arc<Shared>, forward: Forward, tokenizer: Arc<Tokenizer>, config: &EngineConfig) -> Self {
+    /// `caches`: one for each of `config.parallel` sequences, with room for `config.context`.
+    pub fn new(
+        shared: Arc<Shared>,
+        forward: Forward,
+        tokenizer: Arc<Tokenizer>,
+        caches: Vec<KvCache>,
+        config: &EngineConfig,
+    ) -> Self {
         Scheduler {
-            parallel: config.parallel,
             context: config.context,
             batch: config.batch.max(config.parallel),
-            caches: Vec::new(),
-            free_caches: Vec::new(),
+            free_caches: (0..caches.len()).rev().collect(),
+            caches,
             active: Vec::new(),
             rows: Vec::new(),
             shared,
@@ -221,10 +226,6 @@ impl Scheduler {
 
     /// Serves requests until the engine is stopped; an error ends it early.
     pub fn run(&mut self) -> Result<(), Lost> {
-        let model = Arc::clone(self.forward.model());
-        let cache = |_| KvCache::new(&model.config, self.context);
-        self.caches = (0..self.parallel).map(cache).collect();
-        self.free_caches = (0..self.parallel).rev().collect();
         while self.admit() {
             self.plan();
             self.step()?;

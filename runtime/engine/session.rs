@@ -23,7 +23,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// An empty sequence with room for `capacity` tokens, fed in passes of at most `batch`.
+    /// An empty sequence with room for `capacity` tokens, fed in passes of at most `batch`. Panics where the address space is too
+    /// small for it.
     pub fn new(model: Arc<Model>, kernels: &'static Variant, threads: usize, capacity: usize, batch: usize) -> Self {
         Session {
             cache: [KvCache::new(&model.config, capacity)],

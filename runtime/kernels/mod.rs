@@ -2,18 +2,22 @@
 //!
 //! Two kinds of exactness, both tested with `==` (docs/ARCHITECTURE.md): integer kernels equal
 //! [`reference`] because i8 x ternary in i32 is exact; float kernels equal it because the order of their
-//! additions is part of their definition (32 lanes, then a fixed fold, no fused multiply-add). So every
+//! additions is part of their definition (lanes, then fixed folds; no product is fused unless it is exact). So every
 //! variant gives the same bits, and so do any number of threads and any batch size.
 //!
 //! Declarations, the variants of this build and the image's identity come from `build.rs`.
 #![allow(unsafe_code)] // the one room that calls compiled kernels
 
+mod attention;
+mod kv;
 pub mod ops;
 mod probe;
 pub mod reference;
 mod shared;
 
-pub use ops::{AttentionRow, Heads, QuantRows};
+pub use attention::{AttentionScratch, Tile};
+pub use kv::{Angles, KvCache};
+pub use ops::{Heads, QuantRows};
 
 use crate::model::Packing;
 
@@ -59,6 +63,8 @@ pub struct Variant {
     gemm_rows: usize,
     /// Tokens of one GEMM call.
     token_block: usize,
+    /// Columns of a panel of cached keys or values.
+    kv_panel: usize,
     i2s_gemv: abi::I2sGemv,
     i2s_gemm: abi::I2sGemm,
     packed: Option<PackedKernels>,
@@ -69,7 +75,8 @@ pub struct Variant {
     relu2_mul: abi::Relu2Mul,
     add: abi::Add,
     to_f16: abi::ToF16,
-    attention: abi::Attention,
+    attention_scores_f16: abi::AttentionScoresF16,
+    attention_values_f16: abi::AttentionValuesF16,
     head_f32: abi::HeadF32,
     head_f16: abi::HeadF16,
     head_q8_0: abi::HeadQ80,

@@ -4,14 +4,12 @@
 //! Threads split rows, heads or tokens, never a sum: results do not depend on their number. Each thread reads its share
 //! of a matrix as one linear stream.
 
-use std::cell::RefCell;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::shared::{Shared, share};
 use super::{Variant, abi, reference};
 use crate::machine::pool::Pool;
-use crate::model::{Dense, DenseType, Ternary};
+use crate::model::{Config, Dense, DenseType, Ternary};
 
 /// Activations quantised to int8, a scale a row. x (tokens, cols).
 #[derive(Default)]
@@ -35,16 +33,21 @@ pub struct Heads {
     pub dim: usize,
 }
 
-/// What one query row attends to: one layer's cache of its sequence.
-pub struct AttentionRow<'a> {
-    /// (kv_heads, capacity, dim) as f16 bits, K after RoPE.
-    pub k: &'a [u16],
-    /// (kv_heads, capacity, dim) as f16 bits.
-    pub v: &'a [u16],
-    /// Positions visible to this row (its own included): 1..=capacity.
-    pub len: usize,
-    /// Positions allocated per kv head: the stride between heads is capacity * dim.
-    pub capacity: usize,
+impl Heads {
+    /// Those of a model.
+    pub fn of(config: &Config) -> Self {
+        Heads {
+            q: config.heads,
+            kv: config.kv_heads,
+            dim: config.head_dim,
+        }
+    }
+
+    /// Query heads that share a KV head.
+    pub(super) fn group(self) -> usize {
+        assert!(self.kv > 0 && self.q.is_multiple_of(self.kv));
+        self.q / self.kv
+    }
 }
 
 /// A ternary matrix in one of its layouts, with the kernels for that: a row starts every `row_bytes`, at least at whole
@@ -252,14 +255,6 @@ impl Variant {
         });
     }
 
-    /// NeoX RoPE in place on every head of one token. x (heads, dim); cos, sin (dim / 2).
-    pub fn rope(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
-        let heads = rows_of(x, 2 * cos.len());
-        assert_eq!(cos.len(), sin.len());
-        // SAFETY: x holds heads * 2 * half elements, cos and sin half each.
-        unsafe { (self.rope)(x.as_mut_ptr(), cos.as_ptr(), sin.as_ptr(), heads, cos.len()) }
-    }
-
     /// y = relu(gate)^2 * up, elementwise.
     pub fn relu2_mul(&self, pool: &Pool, gate: &[f32], up: &[f32], y: &mut [f32]) {
         assert!(gate.len() == up.len() && up.len() == y.len());
@@ -299,52 +294,10 @@ impl Variant {
         // SAFETY: both hold x.len() elements.
         unsafe { (self.to_f16)(x.as_ptr(), x.len(), out.as_mut_ptr()) }
     }
-
-    /// Attention of query rows q (rows, heads, dim) -> out (rows, heads, dim), each row over its own cache.
-    pub fn attention(&self, pool: &Pool, heads: Heads, q: &[f32], rows: &[AttentionRow<'_>], out: &mut [f32]) {
-        assert!(heads.kv > 0 && heads.q.is_multiple_of(heads.kv));
-        let (d, width) = (heads.dim, heads.q * heads.dim);
-        assert!(q.len() == rows.len() * width && out.len() == q.len());
-        for row in rows {
-            assert!((1..=row.capacity).contains(&row.len));
-            assert!(row.k.len() == heads.kv * row.capacity * d && row.v.len() == row.k.len());
-        }
-        thread_local! {
-            /// Scores of one head, grown to the longest context seen.
-            static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-        }
-        let scale = 1.0 / (d as f32).sqrt();
-        let out = Shared::new(out);
-        let items = rows.len() * heads.q;
-        let next = AtomicUsize::new(0);
-        pool.run(&|_| {
-            SCORES.with_borrow_mut(|scores| {
-                loop {
-                    let item = next.fetch_add(1, Ordering::Relaxed);
-                    if item >= items {
-                        break;
-                    }
-                    let (row, at) = (&rows[item / heads.q], item * d);
-                    let kv = item % heads.q / (heads.q / heads.kv) * row.capacity * d;
-                    if scores.len() < row.len {
-                        scores.resize(row.len.next_power_of_two(), 0.0);
-                    }
-                    // SAFETY: items are handed out once and each owns d elements of out; k and v hold len rows of d
-                    // elements from kv on, as asserted above, and scores len elements.
-                    unsafe {
-                        let out = out.part(at..at + d);
-                        let (k, v) = (row.k[kv..].as_ptr(), row.v[kv..].as_ptr());
-                        let scores = scores.as_mut_ptr();
-                        (self.attention)(q[at..].as_ptr(), k, v, 1, row.len, d, scale, scores, out.as_mut_ptr());
-                    }
-                }
-            });
-        });
-    }
 }
 
 /// Rows of a matrix of `cols` columns. Panics when x is not whole rows.
-fn rows_of(x: &[f32], cols: usize) -> usize {
+pub(super) fn rows_of(x: &[f32], cols: usize) -> usize {
     assert!(
         cols > 0 && x.len().is_multiple_of(cols),
         "{} elements are not whole rows of {cols}",

@@ -83,13 +83,13 @@ pub fn rmsnorm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     }
 }
 
-/// NeoX RoPE on one head: pairs (i, i + d/2); cos and sin (d/2).
+/// NeoX RoPE on one head: pairs (i, i + d/2); cos and sin (d/2). Rounded to f16, as attention multiplies it.
 pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (a, b) = x.split_at_mut(x.len() / 2);
     for i in 0..a.len() {
         let (u, v) = (a[i], b[i]);
-        a[i] = u * cos[i] - v * sin[i];
-        b[i] = u * sin[i] + v * cos[i];
+        a[i] = f16::from_f32(u * cos[i] - v * sin[i]).to_f32();
+        b[i] = f16::from_f32(u * sin[i] + v * cos[i]).to_f32();
     }
 }
 
@@ -102,7 +102,7 @@ pub fn relu2_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
 }
 
 /// e^x for x <= 0, to about 1 ulp, by operations that every ISA rounds alike: n = round(x / ln 2), a
-/// polynomial in the remainder (Cephes expf), then 2^n into the exponent. Below -87 it is 0.
+/// polynomial in the remainder (Cephes expf), then 2^n into the exponent. Below -87 it is 0; of NaN, NaN.
 pub fn exp(x: f32) -> f32 {
     if x < -87.0 {
         return 0.0;
@@ -118,28 +118,50 @@ pub fn exp(x: f32) -> f32 {
     f32::from_bits(y.to_bits().wrapping_add((n as i32 as u32) << 23))
 }
 
-/// Attention of one query head over `len` cached positions. q (d) is rounded to f16; k, v (len, d) as f16 bits.
+/// Positions that attention takes together: each block of them has its own maximum, sum and mix, which are then merged.
+pub const BLOCK: usize = 128;
+
+/// Attention of one query head over `len` cached positions. q (d), k, v (len, d), all of them f16 values -> out (d).
 ///
-/// score = (q . k) * scale; p = f16(exp(score - max) * f32(1 / f64 sum)); out\[i\] = sum over positions of p * v, in order.
-pub fn attention(q: &[f32], k: &[u16], v: &[u16], len: usize, scale: f32, out: &mut [f32]) {
+/// score = (q . k) * scale, the product in one f32 sum. For each block, with the maximum of its scores, p = f16(exp(score - max)),
+/// sum = all p in 16 f32 lanes by position, mix = p * v in one f32 sum an element; then [`merge`] in order, and out = mix / sum
+/// as a product with 1 / sum. Products of f16 values are exact in f32: fusing them with the addition changes nothing.
+pub fn attention(q: &[f32], k: &[f32], v: &[f32], len: usize, scale: f32, out: &mut [f32]) {
     let d = q.len();
-    let q: Vec<f32> = q.iter().map(|&x| f16::from_f32(x).to_f32()).collect();
-    let widen = |row: &[u16]| row.iter().map(|&b| f16::from_bits(b).to_f32()).collect::<Vec<f32>>();
-    let mut p: Vec<f32> = (0..len).map(|t| dot(widen(&k[t * d..][..d]), &q) * scale).collect();
-    let max = p.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
-    let mut lanes = [0f64; 16];
-    for (t, p) in p.iter_mut().enumerate() {
-        *p = exp(*p - max);
-        lanes[t % 16] += f64::from(*p);
-    }
-    let inverse = (1.0 / fold(lanes)) as f32;
-    out.fill(0.0);
-    for (t, p) in p.iter().enumerate() {
-        let p = f16::from_f32(p * inverse).to_f32();
-        for (o, v) in out.iter_mut().zip(widen(&v[t * d..][..d])) {
-            *o += p * v;
+    let (mut max, mut sum) = (f32::NAN, f32::NAN);
+    let mut mix = vec![0.0; d];
+    for first in (0..len).step_by(BLOCK) {
+        let block = first..len.min(first + BLOCK);
+        out.fill(0.0);
+        let score = |t: usize| q.iter().zip(&k[t * d..]).fold(0f32, |s, (q, k)| s + q * k) * scale;
+        let mut p: Vec<f32> = block.clone().map(score).collect();
+        let top = p.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
+        let mut lanes = [0f32; 16];
+        for (t, p) in p.iter_mut().enumerate() {
+            *p = f16::from_f32(exp(*p - top)).to_f32();
+            lanes[t % 16] += *p;
+        }
+        for (p, t) in p.iter().zip(block) {
+            out.iter_mut().zip(&v[t * d..]).for_each(|(o, v)| *o += p * v);
+        }
+        if first == 0 {
+            (max, sum) = (top, fold(lanes));
+            mix.copy_from_slice(out);
+        } else {
+            merge((&mut max, &mut sum, &mut mix), (top, fold(lanes), out));
         }
     }
+    let inverse = 1.0 / sum;
+    out.iter_mut().zip(&mix).for_each(|(o, m)| *o = m * inverse);
+}
+
+/// Joins attention over later positions: (max, sum, mix (d)) of each. Both are scaled to the greater maximum, then added.
+pub fn merge((max, sum, mix): (&mut f32, &mut f32, &mut [f32]), (next_max, next_sum, next_mix): (f32, f32, &[f32])) {
+    let top = max.max(next_max);
+    let (a, b) = (exp(*max - top), exp(next_max - top));
+    *max = top;
+    *sum = *sum * a + next_sum * b;
+    mix.iter_mut().zip(next_mix).for_each(|(m, n)| *m = *m * a + n * b);
 }
 
 /// One row of a Q8_0 matrix, dequantised: blocks of 32 in 34 bytes, f16 scale d then 32 x i8; w = d * q.

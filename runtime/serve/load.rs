@@ -46,7 +46,7 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     let parallel = match settings.parallel {
         Parallel::Exactly(n) => n,
         Parallel::AtMost(n) => {
-            let sequence_bytes = KvCache::bytes_per_position(&model.config) * context as u64;
+            let sequence_bytes = KvCache::bytes(&model.config, context);
             n.min(sequences_that_fit(Limits::read().memory_bytes, bytes, sequence_bytes))
         }
     };
@@ -65,7 +65,7 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     )
     .map_err(|error| match error {
         StartError::Memory(_) => ServeError::Config(error.to_string()),
-        StartError::Thread(error) => ServeError::System(error),
+        StartError::Cache(error) | StartError::Thread(error) => ServeError::System(error),
     })?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -1,13 +1,22 @@
-// out[h] = softmax(scale * q[h] . K^T) V for the query heads that share one KV head, over len cached positions.
+// One block of attention for the query heads that share one KV head, for `rows` tokens at successive positions:
+//   scores: s[t] = q . k[t];   values: p[t] = f16(e^(scale * s[t] - max)), sum = sum of p[t], out = sum of p[t] * v[t].
+// The first row sees the first `len` positions of the block, each later one a position more. The caller merges blocks.
 //
-// q, out (heads, dim) f32; K, V (len, dim) f16; scores (len): scratch. As bitnet.cpp without flash attention: q and the
-// probabilities are rounded to f16, sums are f32. Order: a dot product has 32 lanes; the sum of exponentials is f64 in
-// 16 lanes by position; each output element adds positions first to last.
+// q holds (group, dim) every q_stride; scores (rows, group, block), out (rows, group, dim), max and sum (rows, group). q and p
+// hold f16 values, as k and v do, so every product is exact in f32 and may be fused with its addition. Both products are
+// C = A @ B with B in panels of 16 columns, so that the block is one linear stream of memory:
+//
+//   k: panels over positions   [t / 16][i][t % 16]
+//   v: panels over the width   [i / 16][t][i % 16], the last one cut to a multiple of 16
+//
+// Order: an element of a product is one f32 sum, first to last; the sum of p has 16 lanes by position. A tile is up to
+// 4 heads x 16 columns of accumulators.
 // Rendered from templates/attention.c for avx2: edit the template, not this.
 #include <stddef.h>
 #include <stdint.h>
 
-void sterna_attention__avx2(const float *restrict q, const uint16_t *restrict k, const uint16_t *restrict v, size_t heads, size_t len, size_t dim, float scale, float *restrict scores, float *restrict out);
+void sterna_attention_scores_f16__avx2(const float *restrict q, size_t q_stride, const uint16_t *restrict k, size_t rows, size_t group, size_t dim, size_t len, size_t block, float *restrict scores);
+void sterna_attention_values_f16__avx2(float *restrict scores, const uint16_t *restrict v, size_t rows, size_t group, size_t dim, size_t len, size_t block, float scale, float *restrict max, float *restrict sum, float *restrict out);
 
 // Sixteen f32 lanes, whatever the registers' width. The order of every addition in the float kernels is written in terms
 // of these lanes, so it is the same on every ISA; nothing here may fuse or re-associate.
@@ -59,6 +68,13 @@ static inline v16 v16_mul(v16 a, v16 b) {
     return a;
 }
 
+// a + b * c for products that f32 holds exactly, as of f16 by f16: fused or rounded first, the sum has the same bits.
+static inline v16 v16_add_exact(v16 a, v16 b, v16 c) {
+    a.r0 = a.r0 + b.r0 * c.r0;
+    a.r1 = a.r1 + b.r1 * c.r1;
+    return a;
+}
+
 // The greater of each pair; b where either is NaN.
 static inline v16 v16_max(v16 a, v16 b) {
     const vi m0 = a.r0 > b.r0;
@@ -66,6 +82,14 @@ static inline v16 v16_max(v16 a, v16 b) {
     const vi m1 = a.r1 > b.r1;
     a.r1 = (vf)(((vi)a.r1 & m1) | ((vi)b.r1 & ~m1));
     return a;
+}
+
+// The greatest lane; where one is NaN, any.
+static inline float v16_fold_max(v16 a) {
+    const __m256 s = _mm256_max_ps((__m256)a.r0, (__m256)a.r1);
+    __m128 h = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+    return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));
 }
 
 // Folds in halves: lane i += lane i + 8, then + 4, + 2, + 1.
@@ -88,12 +112,12 @@ static inline void v16_store_f16(uint16_t *p, v16 v) {
 
 // Rounded to f16 and back.
 static inline v16 v16_round_f16(v16 v) {
-    uint16_t h[16];
-    v16_store_f16(h, v);
-    return v16_load_f16(h);
+    v.r0 = (vf)_mm256_cvtph_ps(_mm256_cvtps_ph((__m256)v.r0, _MM_FROUND_TO_NEAREST_INT));
+    v.r1 = (vf)_mm256_cvtph_ps(_mm256_cvtps_ph((__m256)v.r1, _MM_FROUND_TO_NEAREST_INT));
+    return v;
 }
 
-// e^x for x <= 0; the constants and the order are those of the reference.
+// e^x for x <= 0, NaN for NaN; the constants and the order are those of the reference.
 static inline v16 v16_exp(v16 x) {
     {
         const vf t = x.r0 * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
@@ -104,8 +128,8 @@ static inline v16 v16_exp(v16 x) {
         p = p * r + 1.6666665459e-1f;
         p = p * r + 5.0000001201e-1f;
         const vf y = p * (r * r) + r + 1.0f;
-        const vi keep = x.r0 >= -87.0f;
-        x.r0 = (vf)(((vi)y + ((vi)t << 23)) & keep);
+        const vi zero = x.r0 < -87.0f;
+        x.r0 = (vf)(((vi)y + ((vi)t << 23)) & ~zero);
     }
     {
         const vf t = x.r1 * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
@@ -116,8 +140,8 @@ static inline v16 v16_exp(v16 x) {
         p = p * r + 1.6666665459e-1f;
         p = p * r + 5.0000001201e-1f;
         const vf y = p * (r * r) + r + 1.0f;
-        const vi keep = x.r1 >= -87.0f;
-        x.r1 = (vf)(((vi)y + ((vi)t << 23)) & keep);
+        const vi zero = x.r1 < -87.0f;
+        x.r1 = (vf)(((vi)y + ((vi)t << 23)) & ~zero);
     }
     return x;
 }
@@ -146,114 +170,208 @@ static inline float v32_finish(v32 acc, const float *a, const float *b, size_t t
 }
 
 
-static float dot_f16(const uint16_t *restrict k, const float *restrict q, size_t dim) {
-    v32 acc = v32_zero();
-    size_t i = 0;
-    for (; i + 32 <= dim; i += 32) {
-        acc.lo = v16_add(acc.lo, v16_mul(v16_load_f16(k + i), v16_load(q + i)));
-        acc.hi = v16_add(acc.hi, v16_mul(v16_load_f16(k + i + 16), v16_load(q + i + 16)));
+// c (heads, columns) = a (heads, n) @ b (n, columns) for 1 x 16.
+static void tile_1x16(const float *restrict a, size_t a_stride, const uint16_t *restrict b, size_t b_stride, size_t n,
+                     float *restrict c, size_t c_stride) {
+    v16 c0_0 = v16_set1(0);
+    for (size_t i = 0; i < n; i++, a++, b += b_stride) {
+        const v16 b0 = v16_load_f16(b + 0);
+        const v16 a0 = v16_set1(a[0 * a_stride]);
+        c0_0 = v16_add_exact(c0_0, a0, b0);
     }
-    float rest[32] = {0};
-    if (i < dim) {
-        uint16_t h[32] = {0};
-        memcpy(h, k + i, (dim - i) * 2);
-        v16_store(rest, v16_load_f16(h));
-        v16_store(rest + 16, v16_load_f16(h + 16));
-    }
-    return v32_finish(acc, rest, q + i, dim - i);
+    v16_store(c + 0 * c_stride + 0, c0_0);
 }
 
-// Rounds n values to f16, in place.
-static void round_f16(float *x, size_t n) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        v16_store(x + i, v16_round_f16(v16_load(x + i)));
+// c (heads, columns) = a (heads, n) @ b (n, columns) for 2 x 16.
+static void tile_2x16(const float *restrict a, size_t a_stride, const uint16_t *restrict b, size_t b_stride, size_t n,
+                     float *restrict c, size_t c_stride) {
+    v16 c0_0 = v16_set1(0), c1_0 = v16_set1(0);
+    for (size_t i = 0; i < n; i++, a++, b += b_stride) {
+        const v16 b0 = v16_load_f16(b + 0);
+        const v16 a0 = v16_set1(a[0 * a_stride]);
+        c0_0 = v16_add_exact(c0_0, a0, b0);
+        const v16 a1 = v16_set1(a[1 * a_stride]);
+        c1_0 = v16_add_exact(c1_0, a1, b0);
     }
-    if (i < n) {
-        float rest[16] = {0};
-        memcpy(rest, x + i, (n - i) * 4);
-        v16_store(rest, v16_round_f16(v16_load(rest)));
-        memcpy(x + i, rest, (n - i) * 4);
+    v16_store(c + 0 * c_stride + 0, c0_0);
+    v16_store(c + 1 * c_stride + 0, c1_0);
+}
+
+// c (heads, columns) = a (heads, n) @ b (n, columns) for 3 x 16.
+static void tile_3x16(const float *restrict a, size_t a_stride, const uint16_t *restrict b, size_t b_stride, size_t n,
+                     float *restrict c, size_t c_stride) {
+    v16 c0_0 = v16_set1(0), c1_0 = v16_set1(0), c2_0 = v16_set1(0);
+    for (size_t i = 0; i < n; i++, a++, b += b_stride) {
+        const v16 b0 = v16_load_f16(b + 0);
+        const v16 a0 = v16_set1(a[0 * a_stride]);
+        c0_0 = v16_add_exact(c0_0, a0, b0);
+        const v16 a1 = v16_set1(a[1 * a_stride]);
+        c1_0 = v16_add_exact(c1_0, a1, b0);
+        const v16 a2 = v16_set1(a[2 * a_stride]);
+        c2_0 = v16_add_exact(c2_0, a2, b0);
+    }
+    v16_store(c + 0 * c_stride + 0, c0_0);
+    v16_store(c + 1 * c_stride + 0, c1_0);
+    v16_store(c + 2 * c_stride + 0, c2_0);
+}
+
+// c (heads, columns) = a (heads, n) @ b (n, columns) for 4 x 16.
+static void tile_4x16(const float *restrict a, size_t a_stride, const uint16_t *restrict b, size_t b_stride, size_t n,
+                     float *restrict c, size_t c_stride) {
+    v16 c0_0 = v16_set1(0), c1_0 = v16_set1(0), c2_0 = v16_set1(0), c3_0 = v16_set1(0);
+    for (size_t i = 0; i < n; i++, a++, b += b_stride) {
+        const v16 b0 = v16_load_f16(b + 0);
+        const v16 a0 = v16_set1(a[0 * a_stride]);
+        c0_0 = v16_add_exact(c0_0, a0, b0);
+        const v16 a1 = v16_set1(a[1 * a_stride]);
+        c1_0 = v16_add_exact(c1_0, a1, b0);
+        const v16 a2 = v16_set1(a[2 * a_stride]);
+        c2_0 = v16_add_exact(c2_0, a2, b0);
+        const v16 a3 = v16_set1(a[3 * a_stride]);
+        c3_0 = v16_add_exact(c3_0, a3, b0);
+    }
+    v16_store(c + 0 * c_stride + 0, c0_0);
+    v16_store(c + 1 * c_stride + 0, c1_0);
+    v16_store(c + 2 * c_stride + 0, c2_0);
+    v16_store(c + 3 * c_stride + 0, c3_0);
+}
+
+// The first `columns` of a panel that is `width` wide, for 1 heads.
+static void panel_1(const float *restrict a, size_t a_stride, const uint16_t *restrict b, size_t width, size_t n,
+                    float *restrict c, size_t c_stride, size_t columns) {
+    size_t j = 0;
+    for (; j + 16 <= columns; j += 16) {
+        tile_1x16(a, a_stride, b + j, width, n, c + j, c_stride);
+    }
+    if (j < columns) {
+        float rest[1 * 16];
+        tile_1x16(a, a_stride, b + j, width, n, rest, 16);
+        for (size_t h = 0; h < 1; h++) {
+            memcpy(c + h * c_stride + j, rest + h * 16, (columns - j) * 4);
+        }
     }
 }
 
-// scores -> f16(exp(score - max) / sum).
-static void softmax_f16(float *scores, size_t len) {
+// The first `columns` of a panel that is `width` wide, for 2 heads.
+static void panel_2(const float *restrict a, size_t a_stride, const uint16_t *restrict b, size_t width, size_t n,
+                    float *restrict c, size_t c_stride, size_t columns) {
+    size_t j = 0;
+    for (; j + 16 <= columns; j += 16) {
+        tile_2x16(a, a_stride, b + j, width, n, c + j, c_stride);
+    }
+    if (j < columns) {
+        float rest[2 * 16];
+        tile_2x16(a, a_stride, b + j, width, n, rest, 16);
+        for (size_t h = 0; h < 2; h++) {
+            memcpy(c + h * c_stride + j, rest + h * 16, (columns - j) * 4);
+        }
+    }
+}
+
+// The first `columns` of a panel that is `width` wide, for 3 heads.
+static void panel_3(const float *restrict a, size_t a_stride, const uint16_t *restrict b, size_t width, size_t n,
+                    float *restrict c, size_t c_stride, size_t columns) {
+    size_t j = 0;
+    for (; j + 16 <= columns; j += 16) {
+        tile_3x16(a, a_stride, b + j, width, n, c + j, c_stride);
+    }
+    if (j < columns) {
+        float rest[3 * 16];
+        tile_3x16(a, a_stride, b + j, width, n, rest, 16);
+        for (size_t h = 0; h < 3; h++) {
+            memcpy(c + h * c_stride + j, rest + h * 16, (columns - j) * 4);
+        }
+    }
+}
+
+// The first `columns` of a panel that is `width` wide, for 4 heads.
+static void panel_4(const float *restrict a, size_t a_stride, const uint16_t *restrict b, size_t width, size_t n,
+                    float *restrict c, size_t c_stride, size_t columns) {
+    size_t j = 0;
+    for (; j + 16 <= columns; j += 16) {
+        tile_4x16(a, a_stride, b + j, width, n, c + j, c_stride);
+    }
+    if (j < columns) {
+        float rest[4 * 16];
+        tile_4x16(a, a_stride, b + j, width, n, rest, 16);
+        for (size_t h = 0; h < 4; h++) {
+            memcpy(c + h * c_stride + j, rest + h * 16, (columns - j) * 4);
+        }
+    }
+}
+
+static void panel(const float *restrict a, size_t a_stride, size_t heads, const uint16_t *restrict b, size_t width, size_t n,
+                  float *restrict c, size_t c_stride, size_t columns) {
+    for (; heads >= 4; heads -= 4, a += 4 * a_stride, c += 4 * c_stride) {
+        panel_4(a, a_stride, b, width, n, c, c_stride, columns);
+    }
+    switch (heads) {
+    case 1:
+        panel_1(a, a_stride, b, width, n, c, c_stride, columns);
+        break;
+    case 2:
+        panel_2(a, a_stride, b, width, n, c, c_stride, columns);
+        break;
+    case 3:
+        panel_3(a, a_stride, b, width, n, c, c_stride, columns);
+        break;
+    }
+}
+
+static inline size_t least(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+// A row's scores (block) become p; those of positions that it does not see, as far as they are read, become 0.
+static void softmax(float *restrict s, size_t seen, float scale, float *restrict max, float *restrict sum) {
+    for (size_t t = seen; t % 16 != 0; t++) {
+        s[t] = -__builtin_inff();
+    }
     v16 top = v16_set1(-__builtin_inff());
-    size_t t = 0;
-    for (; t + 16 <= len; t += 16) {
-        top = v16_max(top, v16_load(scores + t));
+    for (size_t t = 0; t < seen; t += 16) {
+        const v16 x = v16_mul(v16_load(s + t), v16_set1(scale));
+        v16_store(s + t, x);
+        top = v16_max(x, top);
     }
-    float rest[16], lane[16];
-    v16_store(lane, top);
-    float max = lane[0];
-    for (int i = 1; i < 16; i++) {
-        max = lane[i] > max ? lane[i] : max;
+    *max = v16_fold_max(top);
+    v16 total = v16_set1(0);
+    for (size_t t = 0; t < seen; t += 16) {
+        const v16 p = v16_round_f16(v16_exp(v16_sub(v16_load(s + t), v16_set1(*max))));
+        v16_store(s + t, p);
+        total = v16_add(total, p);
     }
-    for (; t < len; t++) {
-        max = scores[t] > max ? scores[t] : max;
-    }
-    double sum[16] = {0};
-    for (t = 0; t < len; t += 16) {
-        const size_t n = len - t < 16 ? len - t : 16;
-        memcpy(rest, scores + t, n * 4);
-        memset(rest + n, 0, (16 - n) * 4);
-        v16_store(rest, v16_exp(v16_sub(v16_load(rest), v16_set1(max))));
-        memcpy(scores + t, rest, n * 4);
-        for (size_t i = 0; i < n; i++) {
-            sum[i] += (double)rest[i];
-        }
-    }
-    for (int width = 8; width > 0; width /= 2) {
-        for (int i = 0; i < width; i++) {
-            sum[i] += sum[i + width];
-        }
-    }
-    const float inverse = (float)(1.0 / sum[0]);
-    for (t = 0; t < len; t++) {
-        scores[t] *= inverse;
-    }
-    round_f16(scores, len);
+    *sum = v16_fold(total);
 }
 
-void sterna_attention__avx2(const float *restrict q, const uint16_t *restrict k, const uint16_t *restrict v,
-                                size_t heads, size_t len, size_t dim, float scale, float *restrict scores,
-                                float *restrict out) {
-    for (size_t h = 0; h < heads; h++) {
-        float *o = out + h * dim;
-        memcpy(o, q + h * dim, dim * 4); // `out` holds the rounded query until its scores are known
-        round_f16(o, dim);
-        for (size_t t = 0; t < len; t++) {
-            scores[t] = dot_f16(k + t * dim, o, dim) * scale;
-        }
-        softmax_f16(scores, len);
-        size_t i = 0;
-        for (; i + 64 <= dim; i += 64) {
-            v16 a = v16_set1(0), b = a, c = a, d = a;
-            for (size_t t = 0; t < len; t++) {
-                const uint16_t *row = v + t * dim + i;
-                const v16 p = v16_set1(scores[t]);
-                a = v16_add(a, v16_mul(p, v16_load_f16(row)));
-                b = v16_add(b, v16_mul(p, v16_load_f16(row + 16)));
-                c = v16_add(c, v16_mul(p, v16_load_f16(row + 32)));
-                d = v16_add(d, v16_mul(p, v16_load_f16(row + 48)));
+void sterna_attention_scores_f16__avx2(const float *restrict q, size_t q_stride, const uint16_t *restrict k, size_t rows,
+                                size_t group, size_t dim, size_t len, size_t block, float *restrict scores) {
+    const size_t most = least(len + rows - 1, block);
+    for (size_t first = 0; first < most; first += 16) {
+        for (size_t r = 0; r < rows; r++) {
+            const size_t seen = least(len + r, block);
+            if (seen > first) {
+                // More than half a panel is faster as a whole; what is too much is not read.
+                const size_t columns = seen - first > 8 ? 16 : seen - first;
+                panel(q + r * q_stride, dim, group, k + first * dim, 16, dim,
+                      scores + r * group * block + first, block, columns);
             }
-            v16_store(o + i, a);
-            v16_store(o + i + 16, b);
-            v16_store(o + i + 32, c);
-            v16_store(o + i + 48, d);
         }
-        for (; i < dim; i += 16) {
-            const size_t n = dim - i < 16 ? dim - i : 16;
-            uint16_t row[16] = {0};
-            float sums[16];
-            v16 a = v16_set1(0);
-            for (size_t t = 0; t < len; t++) {
-                memcpy(row, v + t * dim + i, n * 2);
-                a = v16_add(a, v16_mul(v16_set1(scores[t]), v16_load_f16(row)));
-            }
-            v16_store(sums, a);
-            memcpy(o + i, sums, n * 4);
+    }
+}
+
+void sterna_attention_values_f16__avx2(float *restrict scores, const uint16_t *restrict v, size_t rows, size_t group,
+                                size_t dim, size_t len, size_t block, float scale, float *restrict max,
+                                float *restrict sum, float *restrict out) {
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t h = r * group; h < (r + 1) * group; h++) {
+            softmax(scores + h * block, least(len + r, block), scale, max + h, sum + h);
+        }
+    }
+    for (size_t first = 0; first < dim; first += 16) {
+        const size_t columns = least(dim - first, 16);
+        for (size_t r = 0; r < rows; r++) {
+            panel(scores + r * group * block, block, group, v + first * block, (columns + 15) / 16 * 16,
+                  least(len + r, block), out + r * group * dim + first, dim, columns);
         }
     }
 }

@@ -57,11 +57,26 @@ static inline v16 v16_mul(v16 a, v16 b) {
     return a;
 }
 
+// a + b * c for products that f32 holds exactly, as of f16 by f16: fused or rounded first, the sum has the same bits.
+static inline v16 v16_add_exact(v16 a, v16 b, v16 c) {
+    a.r0 = (vf)_mm512_fmadd_ps((__m512)b.r0, (__m512)c.r0, (__m512)a.r0);
+    return a;
+}
+
 // The greater of each pair; b where either is NaN.
 static inline v16 v16_max(v16 a, v16 b) {
     const vi m0 = a.r0 > b.r0;
     a.r0 = (vf)(((vi)a.r0 & m0) | ((vi)b.r0 & ~m0));
     return a;
+}
+
+// The greatest lane; where one is NaN, any.
+static inline float v16_fold_max(v16 a) {
+    const __m256 s = _mm256_max_ps(_mm512_castps512_ps256((__m512)a.r0),
+                                   _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)a.r0), 1)));
+    __m128 h = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+    return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));
 }
 
 // Folds in halves: lane i += lane i + 8, then + 4, + 2, + 1.
@@ -83,12 +98,11 @@ static inline void v16_store_f16(uint16_t *p, v16 v) {
 
 // Rounded to f16 and back.
 static inline v16 v16_round_f16(v16 v) {
-    uint16_t h[16];
-    v16_store_f16(h, v);
-    return v16_load_f16(h);
+    v.r0 = (vf)_mm512_cvtph_ps(_mm512_cvtps_ph((__m512)v.r0, _MM_FROUND_TO_NEAREST_INT));
+    return v;
 }
 
-// e^x for x <= 0; the constants and the order are those of the reference.
+// e^x for x <= 0, NaN for NaN; the constants and the order are those of the reference.
 static inline v16 v16_exp(v16 x) {
     {
         const vf t = x.r0 * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
@@ -99,8 +113,8 @@ static inline v16 v16_exp(v16 x) {
         p = p * r + 1.6666665459e-1f;
         p = p * r + 5.0000001201e-1f;
         const vf y = p * (r * r) + r + 1.0f;
-        const vi keep = x.r0 >= -87.0f;
-        x.r0 = (vf)(((vi)y + ((vi)t << 23)) & keep);
+        const vi zero = x.r0 < -87.0f;
+        x.r0 = (vf)(((vi)y + ((vi)t << 23)) & ~zero);
     }
     return x;
 }

@@ -73,6 +73,15 @@ static inline v16 v16_mul(v16 a, v16 b) {
     return a;
 }
 
+// a + b * c for products that f32 holds exactly, as of f16 by f16: fused or rounded first, the sum has the same bits.
+static inline v16 v16_add_exact(v16 a, v16 b, v16 c) {
+    a.r0 = (vf)vfmaq_f32((float32x4_t)a.r0, (float32x4_t)b.r0, (float32x4_t)c.r0);
+    a.r1 = (vf)vfmaq_f32((float32x4_t)a.r1, (float32x4_t)b.r1, (float32x4_t)c.r1);
+    a.r2 = (vf)vfmaq_f32((float32x4_t)a.r2, (float32x4_t)b.r2, (float32x4_t)c.r2);
+    a.r3 = (vf)vfmaq_f32((float32x4_t)a.r3, (float32x4_t)b.r3, (float32x4_t)c.r3);
+    return a;
+}
+
 // The greater of each pair; b where either is NaN.
 static inline v16 v16_max(v16 a, v16 b) {
     const vi m0 = a.r0 > b.r0;
@@ -84,6 +93,12 @@ static inline v16 v16_max(v16 a, v16 b) {
     const vi m3 = a.r3 > b.r3;
     a.r3 = (vf)(((vi)a.r3 & m3) | ((vi)b.r3 & ~m3));
     return a;
+}
+
+// The greatest lane; where one is NaN, any.
+static inline float v16_fold_max(v16 a) {
+    const float32x4_t h = vmaxq_f32(vmaxq_f32((float32x4_t)a.r0, (float32x4_t)a.r1), vmaxq_f32((float32x4_t)a.r2, (float32x4_t)a.r3));
+    return vmaxvq_f32(h);
 }
 
 // Folds in halves: lane i += lane i + 8, then + 4, + 2, + 1.
@@ -110,12 +125,14 @@ static inline void v16_store_f16(uint16_t *p, v16 v) {
 
 // Rounded to f16 and back.
 static inline v16 v16_round_f16(v16 v) {
-    uint16_t h[16];
-    v16_store_f16(h, v);
-    return v16_load_f16(h);
+    v.r0 = (vf)vcvt_f32_f16(vcvt_f16_f32((float32x4_t)v.r0));
+    v.r1 = (vf)vcvt_f32_f16(vcvt_f16_f32((float32x4_t)v.r1));
+    v.r2 = (vf)vcvt_f32_f16(vcvt_f16_f32((float32x4_t)v.r2));
+    v.r3 = (vf)vcvt_f32_f16(vcvt_f16_f32((float32x4_t)v.r3));
+    return v;
 }
 
-// e^x for x <= 0; the constants and the order are those of the reference.
+// e^x for x <= 0, NaN for NaN; the constants and the order are those of the reference.
 static inline v16 v16_exp(v16 x) {
     {
         const vf t = x.r0 * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
@@ -126,8 +143,8 @@ static inline v16 v16_exp(v16 x) {
         p = p * r + 1.6666665459e-1f;
         p = p * r + 5.0000001201e-1f;
         const vf y = p * (r * r) + r + 1.0f;
-        const vi keep = x.r0 >= -87.0f;
-        x.r0 = (vf)(((vi)y + ((vi)t << 23)) & keep);
+        const vi zero = x.r0 < -87.0f;
+        x.r0 = (vf)(((vi)y + ((vi)t << 23)) & ~zero);
     }
     {
         const vf t = x.r1 * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
@@ -138,8 +155,8 @@ static inline v16 v16_exp(v16 x) {
         p = p * r + 1.6666665459e-1f;
         p = p * r + 5.0000001201e-1f;
         const vf y = p * (r * r) + r + 1.0f;
-        const vi keep = x.r1 >= -87.0f;
-        x.r1 = (vf)(((vi)y + ((vi)t << 23)) & keep);
+        const vi zero = x.r1 < -87.0f;
+        x.r1 = (vf)(((vi)y + ((vi)t << 23)) & ~zero);
     }
     {
         const vf t = x.r2 * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
@@ -150,8 +167,8 @@ static inline v16 v16_exp(v16 x) {
         p = p * r + 1.6666665459e-1f;
         p = p * r + 5.0000001201e-1f;
         const vf y = p * (r * r) + r + 1.0f;
-        const vi keep = x.r2 >= -87.0f;
-        x.r2 = (vf)(((vi)y + ((vi)t << 23)) & keep);
+        const vi zero = x.r2 < -87.0f;
+        x.r2 = (vf)(((vi)y + ((vi)t << 23)) & ~zero);
     }
     {
         const vf t = x.r3 * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
@@ -162,8 +179,8 @@ static inline v16 v16_exp(v16 x) {
         p = p * r + 1.6666665459e-1f;
         p = p * r + 5.0000001201e-1f;
         const vf y = p * (r * r) + r + 1.0f;
-        const vi keep = x.r3 >= -87.0f;
-        x.r3 = (vf)(((vi)y + ((vi)t << 23)) & keep);
+        const vi zero = x.r3 < -87.0f;
+        x.r3 = (vf)(((vi)y + ((vi)t << 23)) & ~zero);
     }
     return x;
 }
@@ -261,15 +278,31 @@ void sterna_rmsnorm__neon(const float *restrict x, const float *restrict weight,
     }
 }
 
-// NeoX RoPE in place: pairs (i, i + half) of every head. x (heads, 2 * half); cosine, sine (half).
+// NeoX RoPE in place, rounded to f16: pairs (i, i + half) of every head. x (heads, 2 * half); cosine, sine (half).
+static inline void rotate(float *restrict a, float *restrict b, const float *restrict cosine, const float *restrict sine) {
+    const v16 u = v16_load(a), v = v16_load(b), c = v16_load(cosine), s = v16_load(sine);
+    v16_store(a, v16_round_f16(v16_sub(v16_mul(u, c), v16_mul(v, s))));
+    v16_store(b, v16_round_f16(v16_add(v16_mul(u, s), v16_mul(v, c))));
+}
+
 void sterna_rope__neon(float *restrict x, const float *restrict cosine, const float *restrict sine, size_t heads,
                            size_t half) {
     for (size_t h = 0; h < heads; h++) {
         float *restrict a = x + h * 2 * half, *restrict b = a + half;
-        for (size_t i = 0; i < half; i++) {
-            const float u = a[i], v = b[i];
-            a[i] = u * cosine[i] - v * sine[i];
-            b[i] = u * sine[i] + v * cosine[i];
+        size_t i = 0;
+        for (; i + 16 <= half; i += 16) {
+            rotate(a + i, b + i, cosine + i, sine + i);
+        }
+        if (i < half) {
+            const size_t bytes = (half - i) * 4;
+            float u[16] = {0}, v[16] = {0}, c[16] = {0}, s[16] = {0};
+            memcpy(u, a + i, bytes);
+            memcpy(v, b + i, bytes);
+            memcpy(c, cosine + i, bytes);
+            memcpy(s, sine + i, bytes);
+            rotate(u, v, c, s);
+            memcpy(a + i, u, bytes);
+            memcpy(b + i, v, bytes);
         }
     }
 }

@@ -1,0 +1,336 @@
+//! Attention over the caches of the rows' sequences, split over tiles of rows, KV heads and, when those are few, blocks of
+//! positions.
+//!
+//! [`reference::attention`] defines the result block by block, merged in their order. So it does not matter which thread computes
+//! a block, or with which other rows.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Variant;
+use super::kv::KvCache;
+use super::ops::{Heads, rows_of};
+use super::reference::{self, BLOCK};
+use super::shared::Shared;
+use crate::machine::pool::Pool;
+
+/// Most rows of a tile: with four heads a KV head, their queries, scores and outputs stay in L2 beside a piece of the cache, which
+/// is read from memory once for all of them.
+const TILE_ROWS: usize = 16;
+const _: () = assert!(BLOCK.is_multiple_of(TILE_ROWS));
+
+/// Rows of a pass at successive positions of one sequence, which lie in one block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tile {
+    /// Index of the sequence's cache.
+    pub cache: usize,
+    /// Position of the first row.
+    pub position: usize,
+    /// The first row.
+    pub row: usize,
+    /// How many, at least one.
+    pub rows: usize,
+}
+
+impl Tile {
+    /// The tiles of rows at (cache, position).
+    pub fn collect(places: impl Iterator<Item = (usize, usize)>, tiles: &mut Vec<Tile>) {
+        tiles.clear();
+        for (row, (cache, position)) in places.enumerate() {
+            if let Some(last) = tiles.last_mut()
+                && (last.cache, last.position + last.rows) == (cache, position)
+                && !position.is_multiple_of(TILE_ROWS)
+            {
+                last.rows += 1;
+            } else {
+                tiles.push(Tile {
+                    cache,
+                    position,
+                    row,
+                    rows: 1,
+                });
+            }
+        }
+    }
+
+    /// Panics unless `tiles` are all of `rows` rows, as [`Tile::collect`] makes them, and the caches have room for them.
+    pub(super) fn check(tiles: &[Tile], rows: usize, caches: &[KvCache], heads: Heads, layer: usize) {
+        let mut next = 0;
+        for tile in tiles {
+            assert!(tile.row == next && tile.rows > 0 && tile.position % TILE_ROWS + tile.rows <= TILE_ROWS);
+            caches[tile.cache].check(heads, layer, tile.position + tile.rows);
+            next += tile.rows;
+        }
+        assert_eq!(next, rows);
+    }
+
+    /// (row, cache, position) of its rows.
+    pub(super) fn places(self) -> impl Iterator<Item = (usize, usize, usize)> {
+        (0..self.rows).map(move |r| (self.row + r, self.cache, self.position + r))
+    }
+
+    /// Blocks that its rows see.
+    fn blocks(&self) -> usize {
+        self.position / BLOCK + 1
+    }
+}
+
+/// What attention comes to over some positions, for the n = rows * group heads of a tile that share a KV head.
+struct Part<'a> {
+    /// Greatest score (n).
+    max: &'a mut [f32],
+    /// Sum of e^(score - max) (n).
+    sum: &'a mut [f32],
+    /// Sum of e^(score - max) * v (n, dim).
+    out: &'a mut [f32],
+}
+
+impl<'a> Part<'a> {
+    /// Elements of a part.
+    fn len(n: usize, dim: usize) -> usize {
+        n * (dim + 2)
+    }
+
+    /// The part that lies in `memory`.
+    fn of(memory: &'a mut [f32], n: usize) -> Self {
+        let (max, rest) = memory.split_at_mut(n);
+        let (sum, out) = rest.split_at_mut(n);
+        Part { max, sum, out }
+    }
+
+    /// Joins what the positions after it come to.
+    fn merge(&mut self, next: &Part<'_>, dim: usize) {
+        let heads = self
+            .max
+            .iter_mut()
+            .zip(self.sum.iter_mut())
+            .zip(self.out.chunks_exact_mut(dim));
+        let others = next.max.iter().zip(next.sum.iter()).zip(next.out.chunks_exact(dim));
+        for (((max, sum), out), ((&next_max, &next_sum), next_out)) in heads.zip(others) {
+            reference::merge((max, sum, out), (next_max, next_sum, next_out));
+        }
+    }
+}
+
+/// Buffers of [`Variant::attention`], grown to the largest use so far.
+#[derive(Default)]
+pub struct AttentionScratch {
+    /// Parts that wait for their merging.
+    parts: Vec<f32>,
+    /// Blocks that a tile and KV head still wait for (tiles, kv_heads).
+    pending: Vec<AtomicUsize>,
+}
+
+thread_local! {
+    /// Scores (TILE_ROWS, group, BLOCK) and two parts, of one tile and KV head.
+    static LOCAL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One call's inputs and output.
+struct Job<'a> {
+    kernels: &'a Variant,
+    heads: Heads,
+    layer: usize,
+    caches: &'a [KvCache],
+    /// (rows, heads.q, dim)
+    q: &'a [f32],
+    /// The same shape.
+    out: Shared<'a, f32>,
+}
+
+impl Variant {
+    /// Attention of q (rows, heads.q, dim), rotated and rounded by [`Variant::rotate_and_store`], over one layer of the rows' caches
+    /// -> out (rows, heads.q, dim). A row sees the positions up to its own.
+    #[expect(clippy::too_many_arguments, reason = "one step of the pass over all that it has")]
+    pub fn attention(
+        &self,
+        pool: &Pool,
+        heads: Heads,
+        q: &[f32],
+        caches: &[KvCache],
+        layer: usize,
+        tiles: &[Tile],
+        scratch: &mut AttentionScratch,
+        out: &mut [f32],
+    ) {
+        let rows = rows_of(q, heads.q * heads.dim);
+        assert_eq!(out.len(), q.len());
+        Tile::check(tiles, rows, caches, heads, layer);
+        let job = Job {
+            kernels: self,
+            heads,
+            layer,
+            caches,
+            q,
+            out: Shared::new(out),
+        };
+        // With a single thread, or work enough for all, nothing has to be put down for another to merge.
+        if pool.threads() == 1 || tiles.len() * heads.kv >= 8 * pool.threads() {
+            job.whole_tiles(pool, tiles);
+        } else {
+            job.blocks(pool, tiles, scratch);
+        }
+    }
+}
+
+impl Job<'_> {
+    /// Threads take a tile and KV head at a time.
+    fn whole_tiles(&self, pool: &Pool, tiles: &[Tile]) {
+        let (kv, d) = (self.heads.kv, self.heads.dim);
+        let next = AtomicUsize::new(0);
+        pool.run(&|_| {
+            self.with_local(|scores, state, part| {
+                loop {
+                    let item = next.fetch_add(1, Ordering::Relaxed);
+                    // The last tiles of a prompt see the most, so they come first.
+                    let Some(tile) = (tiles.len() * kv).checked_sub(item + 1).map(|i| &tiles[i / kv]) else {
+                        break;
+                    };
+                    let (kv_head, n) = (item % kv, tile.rows * self.heads.group());
+                    let mut state = Part::of(&mut state[..Part::len(n, d)], n);
+                    self.block(tile, kv_head, 0, scores, &mut state);
+                    for block in 1..tile.blocks() {
+                        let mut part = Part::of(&mut part[..Part::len(n, d)], n);
+                        self.block(tile, kv_head, block, scores, &mut part);
+                        state.merge(&part, d);
+                    }
+                    // SAFETY: items are handed out once.
+                    unsafe { self.finish(tile, kv_head, &state) };
+                }
+            });
+        });
+    }
+
+    /// Threads take a block at a time; who finishes the last one of a tile and KV head merges them.
+    fn blocks(&self, pool: &Pool, tiles: &[Tile], scratch: &mut AttentionScratch) {
+        let (kv, d, group) = (self.heads.kv, self.heads.dim, self.heads.group());
+        let len = |tile: &Tile| Part::len(tile.rows * group, d);
+        let AttentionScratch { parts, pending } = scratch;
+        let needed: usize = tiles.iter().map(|tile| tile.blocks() * kv * len(tile)).sum();
+        if parts.len() < needed {
+            *parts = vec![0.0; needed.next_power_of_two()];
+        }
+        pending.clear();
+        pending.extend(
+            tiles
+                .iter()
+                .flat_map(|tile| (0..kv).map(|_| AtomicUsize::new(tile.blocks()))),
+        );
+        let (parts, next) = (Shared::new(parts), AtomicUsize::new(0));
+        pool.run(&|_| {
+            self.with_local(|scores, _, _| {
+                let mut todo = next.fetch_add(1, Ordering::Relaxed);
+                // Items and parts before those of the tile.
+                let (mut items, mut at) = (0, 0);
+                for (t, tile) in tiles.iter().enumerate() {
+                    let (n, len) = (tile.rows * group, len(tile));
+                    let part_of = |kv_head, block| at + (kv_head * tile.blocks() + block) * len;
+                    while todo < items + tile.blocks() * kv {
+                        // In the order of memory.
+                        let (block, kv_head) = ((todo - items) / kv, (todo - items) % kv);
+                        let range = part_of(kv_head, block)..part_of(kv_head, block) + len;
+                        // SAFETY: each part belongs to one item, and items are handed out once.
+                        let mut part = Part::of(unsafe { parts.part(range) }, n);
+                        self.block(tile, kv_head, block, scores, &mut part);
+                        if pending[t * kv + kv_head].fetch_sub(1, Ordering::AcqRel) == 1 {
+                            let range = part_of(kv_head, 0)..part_of(kv_head, tile.blocks());
+                            // SAFETY: all blocks are done: their threads have let go of these parts, and what they wrote was
+                            // acquired with the count.
+                            unsafe {
+                                let mut parts = parts.part(range).chunks_exact_mut(len);
+                                let mut state = Part::of(parts.next().expect("at least one block"), n);
+                                parts.for_each(|part| state.merge(&Part::of(part, n), d));
+                                self.finish(tile, kv_head, &state);
+                            }
+                        }
+                        todo = next.fetch_add(1, Ordering::Relaxed);
+                    }
+                    items += tile.blocks() * kv;
+                    at += tile.blocks() * kv * len;
+                }
+            });
+        });
+    }
+
+    /// This thread's buffers: scores, and two parts.
+    fn with_local(&self, run: impl FnOnce(&mut [f32], &mut [f32], &mut [f32])) {
+        let n = TILE_ROWS * self.heads.group();
+        let (scores, part) = (n * BLOCK, Part::len(n, self.heads.dim));
+        LOCAL.with_borrow_mut(|local| {
+            if local.len() < scores + 2 * part {
+                *local = vec![0.0; scores + 2 * part];
+            }
+            let (scores, parts) = local.split_at_mut(scores);
+            let (first, second) = parts.split_at_mut(part);
+            run(scores, first, second);
+        });
+    }
+
+    /// What one block comes to.
+    fn block(&self, tile: &Tile, kv_head: usize, block: usize, scores: &mut [f32], part: &mut Part<'_>) {
+        let Heads { q: heads, dim, .. } = self.heads;
+        let (group, width, scale) = (self.heads.group(), heads * dim, 1.0 / (dim as f32).sqrt());
+        let n = tile.rows * group;
+        let piece = self.caches[tile.cache].piece(self.layer, block, kv_head);
+        let q = &self.q[tile.row * width..][..tile.rows * width][kv_head * group * dim..];
+        // Rows at once see all of an earlier block; of the one they lie in, the first sees up to itself.
+        let len = (tile.position + 1 - block * BLOCK).min(BLOCK);
+        assert!(scores.len() >= n * BLOCK && part.max.len() == n && part.sum.len() == n && part.out.len() == n * dim);
+        // SAFETY: `piece` is a block of keys and values of this width, laid out for these kernels, and nobody writes it while the
+        // caches are borrowed; q has `tile.rows` rows `width` apart; the rest is asserted. 1 <= len, and a row's positions
+        // end in this block.
+        unsafe {
+            let scores = scores.as_mut_ptr();
+            (self.kernels.attention_scores_f16)(q.as_ptr(), width, piece.k, tile.rows, group, dim, len, BLOCK, scores);
+            let (max, sum, out) = (part.max.as_mut_ptr(), part.sum.as_mut_ptr(), part.out.as_mut_ptr());
+            (self.kernels.attention_values_f16)(
+                scores, piece.v, tile.rows, group, dim, len, BLOCK, scale, max, sum, out,
+            );
+        }
+    }
+
+    /// out = the mean that all blocks come to.
+    ///
+    /// # Safety
+    /// Called once for a tile and KV head, by one thread.
+    unsafe fn finish(&self, tile: &Tile, kv_head: usize, state: &Part<'_>) {
+        let (d, group) = (self.heads.dim, self.heads.group());
+        let heads = state.sum.iter().zip(state.out.chunks_exact(d)).enumerate();
+        for (i, (sum, mean)) in heads {
+            let at = ((tile.row + i / group) * self.heads.q + kv_head * group + i % group) * d;
+            // SAFETY: tiles do not share rows, and this is called once for the heads of a KV head.
+            let out = unsafe { self.out.part(at..at + d) };
+            let inverse = 1.0 / sum;
+            out.iter_mut().zip(mean).for_each(|(out, mean)| *out = mean * inverse);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tile(cache: usize, position: usize, row: usize, rows: usize) -> Tile {
+        Tile {
+            cache,
+            position,
+            row,
+            rows,
+        }
+    }
+
+    #[test]
+    fn rows_of_a_sequence_make_tiles_that_end_at_whole_positions() {
+        let mut tiles = vec![tile(9, 9, 9, 9)];
+        let places = (14..35).map(|p| (1, p)).chain([(0, 35), (0, 36), (0, 40)]);
+        Tile::collect(places, &mut tiles);
+        let expected = [
+            tile(1, 14, 0, 2),
+            tile(1, 16, 2, 16),
+            tile(1, 32, 18, 3),
+            tile(0, 35, 21, 2),
+            tile(0, 40, 23, 1),
+        ];
+        assert_eq!(tiles, expected);
+    }
+}
