@@ -188,6 +188,8 @@ pub enum Role {
     HeadQ8_0,
     /// Output head over Q6_K rows.
     HeadQ6K,
+    /// Coarse output head: int8 codes of the rows times int16 activations.
+    HeadCoarse,
     /// For benchmarks: reads memory.
     ProbeRead,
     /// For benchmarks: dot products on registers.
@@ -211,6 +213,8 @@ pub enum Type {
     ConstU8,
     /// `const int8_t *`
     ConstI8,
+    /// `const int16_t *`
+    ConstI16,
     /// `const uint16_t *`
     ConstU16,
     /// `const int32_t *`
@@ -239,6 +243,7 @@ impl Type {
         match self {
             Type::ConstU8 => "const uint8_t *restrict",
             Type::ConstI8 => "const int8_t *restrict",
+            Type::ConstI16 => "const int16_t *restrict",
             Type::ConstU16 => "const uint16_t *restrict",
             Type::ConstI32 => "const int32_t *restrict",
             Type::ConstF32 => "const float *restrict",
@@ -257,6 +262,7 @@ impl Type {
         match self {
             Type::ConstU8 => "*const u8",
             Type::ConstI8 => "*const i8",
+            Type::ConstI16 => "*const i16",
             Type::ConstU16 => "*const u16",
             Type::ConstI32 => "*const i32",
             Type::ConstF32 => "*const f32",
@@ -291,6 +297,7 @@ impl Role {
         Role::HeadF16,
         Role::HeadQ8_0,
         Role::HeadQ6K,
+        Role::HeadCoarse,
         Role::ProbeRead,
         Role::ProbeDot,
     ];
@@ -320,6 +327,7 @@ impl Role {
             Role::HeadF16 => "head_f16",
             Role::HeadQ8_0 => "head_q8_0",
             Role::HeadQ6K => "head_q6_k",
+            Role::HeadCoarse => "head_coarse",
             Role::ProbeRead => "probe_read",
             Role::ProbeDot => "probe_dot",
         }
@@ -417,6 +425,16 @@ impl Role {
                 ("y", MutF32),
                 ("y_stride", Size),
             ],
+            // The same in integers.
+            Role::HeadCoarse => &[
+                ("w", ConstI8),
+                ("x", ConstI16),
+                ("rows", Size),
+                ("cols", Size),
+                ("tokens", Size),
+                ("y", MutI32),
+                ("y_stride", Size),
+            ],
             // y[0] = sum of the 32-bit words of w (n bytes), modulo 2^32
             Role::ProbeRead => &[("w", ConstU8), ("n", Size), ("ahead", Size), ("y", MutI32)],
             // y[0] = multiply-adds made
@@ -451,8 +469,12 @@ const INTEGER: &[(Isa, &str, &str)] = &[
     (Isa::I8mm, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
 ];
 
-/// What a benchmark compares with, in one text for every level.
-const PROBES: &[(Role, &str)] = &[(Role::ProbeRead, "probe.c"), (Role::ProbeDot, "probe.c")];
+/// Integer kernels in one text for every level.
+const INTEGER_ONCE: &[(Role, &str)] = &[
+    (Role::HeadCoarse, "head_coarse.c"),
+    (Role::ProbeRead, "probe.c"),
+    (Role::ProbeDot, "probe.c"),
+];
 
 /// Float kernels are written once, over 16-lane vectors (`vector.h`), and compiled for every level.
 const FLOAT: &[(Role, &str)] = &[
@@ -502,7 +524,7 @@ pub fn table() -> Vec<Kernel> {
             template,
             exactness: Exactness::OrderedFloat,
         }));
-        rows.extend(PROBES.iter().map(|&(role, template)| Kernel {
+        rows.extend(INTEGER_ONCE.iter().map(|&(role, template)| Kernel {
             role,
             isa,
             template,

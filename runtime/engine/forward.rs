@@ -51,7 +51,8 @@ pub enum PassError {
 pub struct Traffic {
     /// Bytes of the ternary matrices, once a pass, however many rows it has.
     pub body: usize,
-    /// Bytes of the output head, once a pass in which some row wants its logits.
+    /// Bytes of the output head, once a pass in which some row wants its logits. Of a coarse one, with the rows that the last pass read
+    /// from the file beside it, unless some row needs all of its logits.
     pub head: usize,
     /// Of both: bytes in memory of our own, which lies in huge pages where the system gives them. The rest is the mapped file's.
     pub own: usize,
@@ -169,11 +170,20 @@ impl Forward {
                 own += bytes;
             }
         }
-        let head = self.model.embedding.data.len();
-        if !self.model.mapping.is_mapped() {
+        let embedding = &self.model.embedding;
+        let mut head = embedding.data.len();
+        if let Some(coarse) = self.model.coarse.get() {
+            own += coarse.bytes();
+            head = coarse.bytes() + self.head().rescored() * embedding.row_bytes();
+        } else if !self.model.mapping.is_mapped() {
             own += head;
         }
         Traffic { body, head, own }
+    }
+
+    /// The output head, and what it did in the last pass.
+    pub fn head(&self) -> &Head {
+        &self.scratch.head
     }
 
     /// Processes `rows`, at least one. Their keys and values go into `caches`.
@@ -183,7 +193,7 @@ impl Forward {
             self.attention_block(layer, caches, rows.len());
             self.ffn_block(layer, rows.len());
         }
-        self.head(rows);
+        self.run_head(rows);
         // Bytes of a page that is gone read as zero: whatever was computed with them is wrong.
         if self.model.mapping.lost() {
             return Err(Lost);
@@ -280,7 +290,7 @@ impl Forward {
     ///
     /// Quantising a row with a value that is not finite makes all that is computed from it NaN, up to x: only
     /// hostile weights, or an overflow of f32 that they cause, come to that.
-    fn head(&mut self, rows: &[Row]) {
+    fn run_head(&mut self, rows: &[Row]) {
         let hidden = self.model.config.hidden;
         let s = &mut self.scratch;
         let x = &s.x[..rows.len() * hidden];

@@ -1,9 +1,12 @@
 //! The output head: from the rows of a pass to what the sampler needs of their logits.
 
+use std::ops::Range;
+
 use super::forward::{all_finite, grow};
-use crate::kernels::Variant;
+use super::sampling::Best;
+use crate::kernels::{Variant, round_for_head};
 use crate::machine::pool::Pool;
-use crate::model::Model;
+use crate::model::{CoarseHead, CoarseToken, Model};
 
 /// What is wanted of a row's logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,35 +52,69 @@ impl<'a> Logits<'a> {
     }
 }
 
-/// The head's buffers, grown to the largest pass so far. Shapes with m = rows that want logits.
+/// The output head, its buffers grown to the largest pass so far. Shapes with m = rows that want logits.
 #[derive(Default)]
 pub struct Head {
+    /// Passes that go without the coarse head, because it did not help: the last number, and what is left of it.
+    rest: (u32, u32),
     /// Rows that want logits (m), ascending.
     wanted: Vec<usize>,
+    /// What was found for each (m).
+    found: Vec<Found>,
     /// Their residual stream (m, hidden).
     x: Vec<f32>,
-    /// The same, normalised (m, hidden).
+    /// The same, normalised and rounded (m, hidden).
     h: Vec<f32>,
     /// (m, vocab)
     logits: Vec<f32>,
+    /// Of all rows, one after the other.
+    candidates: Vec<Candidate>,
+    /// Of the coarse pass: activations as integers (m, hidden).
+    q: Vec<i16>,
+    /// (m)
+    tokens: Vec<CoarseToken>,
+    /// Intervals of the logits (m, vocab).
+    lower: Vec<f32>,
+    /// (m, vocab)
+    upper: Vec<f32>,
+    /// Tokens to rescore, and their logits.
+    ids: Vec<u32>,
+    exact: Vec<f32>,
+    /// The likeliest by their intervals.
+    best: Vec<Candidate>,
+}
+
+/// Where a row's logits are.
+enum Found {
+    /// All of them, in row i of the logits.
+    All(usize),
+    /// Some of them.
+    Candidates(Range<usize>),
 }
 
 impl Head {
-    /// logits = token_embd @ rms(x) for the rows of x (rows, hidden) that want them. A row with a logit that is not finite is
-    /// marked in `broken` (rows).
+    /// Candidates of the last pass, all of which were computed from their rows of the F16 head.
+    pub fn rescored(&self) -> usize {
+        self.candidates.len()
+    }
+
+    /// logits = token_embd @ rms(x) for the rows of x (rows, hidden) that want them, all or those that are needed. A row
+    /// with a logit that is not finite is marked in `broken` (rows).
     pub fn run(
         &mut self,
         kernels: &Variant,
         pool: &Pool,
         model: &Model,
         x: &[f32],
-        needs: impl Iterator<Item = Need>,
+        needs: impl Iterator<Item = Need> + Clone,
         broken: &mut [bool],
     ) {
-        let (hidden, vocab) = (model.config.hidden, model.config.vocab);
+        let hidden = model.config.hidden;
+        self.found.clear();
+        self.candidates.clear();
         self.wanted.clear();
-        self.wanted
-            .extend((0..).zip(needs).filter(|(_, need)| *need != Need::None).map(|(r, _)| r));
+        let wanted = (0..).zip(needs.clone()).filter(|(_, need)| *need != Need::None);
+        self.wanted.extend(wanted.map(|(r, _)| r));
         let m = self.wanted.len();
         if m == 0 {
             return;
@@ -87,17 +124,369 @@ impl Head {
             to.copy_from_slice(&x[r * hidden..][..hidden]);
         }
         let h = grow(&mut self.h, m * hidden);
-        let logits = grow(&mut self.logits, m * vocab);
         kernels.rmsnorm(pool, gathered, &model.output_norm, model.config.rms_eps, h);
-        kernels.head(pool, &model.embedding, h, logits);
-        for (logits, &r) in logits.chunks_exact(vocab).zip(&self.wanted) {
-            broken[r] |= !all_finite(logits);
+        round_for_head(&model.embedding, h);
+
+        let needs = needs.filter(|need| *need != Need::None);
+        if let Some(coarse) = model.coarse.get()
+            && self.coarse_helps(model, needs.clone())
+        {
+            self.run_coarse(kernels, pool, model, coarse, needs);
+        }
+        if self.found.is_empty() {
+            self.found.extend((0..m).map(Found::All));
+        }
+        self.run_whole(kernels, pool, model, broken);
+    }
+
+    /// Whether a pass over the codes can spare one over the F16 head.
+    fn coarse_helps(&mut self, model: &Model, mut needs: impl Iterator<Item = Need>) -> bool {
+        let few = |need| matches!(need, Need::Candidates { top, .. } if top <= most_candidates(model));
+        if !needs.all(few) {
+            return false;
+        }
+        self.rest.1 = self.rest.1.saturating_sub(1);
+        self.rest.1 == 0
+    }
+
+    /// Finds what the rows need of their logits by intervals; all of a row's where too many of them could be needed. Finds
+    /// nothing where a value is not finite: whether the row fails is for the whole head to say.
+    fn run_coarse(
+        &mut self,
+        kernels: &Variant,
+        pool: &Pool,
+        model: &Model,
+        coarse: &CoarseHead,
+        needs: impl Iterator<Item = Need>,
+    ) {
+        let (hidden, vocab, m) = (model.config.hidden, model.config.vocab, self.wanted.len());
+        let input = &self.h[..m * hidden];
+        if !all_finite(input) {
+            return;
+        }
+        self.q.resize(m * hidden, 0);
+        self.tokens.clear();
+        let rows = input.chunks_exact(hidden).zip(self.q.chunks_exact_mut(hidden));
+        self.tokens.extend(rows.map(|(x, q)| CoarseToken::new(x, q)));
+        let lower = grow(&mut self.lower, m * vocab);
+        let upper = grow(&mut self.upper, m * vocab);
+        kernels.head_coarse(pool, coarse, &self.tokens, &self.q, lower, upper);
+
+        let mut whole = 0;
+        for (i, need) in needs.enumerate() {
+            let Need::Candidates { top, margin } = need else {
+                unreachable!("checked by `coarse_helps`");
+            };
+            let x = &input[i * hidden..][..hidden];
+            let rescore = |ids: &[u32], exact: &mut Vec<f32>| {
+                exact.resize(ids.len(), 0.0);
+                kernels.head_rows(pool, &model.embedding, x, ids, exact);
+            };
+            // No less than `top` rows reach the least logit of any `top` rows: of the best by their lower ends, for instance.
+            let (lower, upper) = (&self.lower[i * vocab..][..vocab], &self.upper[i * vocab..][..vocab]);
+            best_of(lower, top, &mut self.best);
+            self.ids.clear();
+            self.ids.extend(self.best.iter().map(|c| c.id));
+            rescore(&self.ids, &mut self.exact);
+            let least = self.exact.iter().copied().fold(f32::INFINITY, f32::min);
+            // Rounded down, however the subtraction rounds.
+            let least = if margin > 0.0 {
+                (least - margin).next_down()
+            } else {
+                least
+            };
+            self.ids.clear();
+            each_at_least(upper, least, |id| self.ids.push(id as u32));
+            if self.ids.len() > most_candidates(model) {
+                self.found.push(Found::All(whole));
+                whole += 1;
+            } else {
+                let first = self.candidates.len();
+                rescore(&self.ids, &mut self.exact);
+                let some = self.ids.iter().zip(&self.exact);
+                self.candidates
+                    .extend(some.map(|(&id, &value)| Candidate { id, value }));
+                self.found.push(Found::Candidates(first..self.candidates.len()));
+            }
+        }
+        // Where it was no use, it probably will not be next time: ask ever more seldom.
+        self.rest.0 = if whole > 0 { (2 * self.rest.0).clamp(2, 64) } else { 0 };
+        self.rest.1 = self.rest.0;
+    }
+
+    /// All logits of the rows that are still to find.
+    fn run_whole(&mut self, kernels: &Variant, pool: &Pool, model: &Model, broken: &mut [bool]) {
+        let (hidden, vocab) = (model.config.hidden, model.config.vocab);
+        let mut whole = 0;
+        for (at, found) in self.found.iter().enumerate() {
+            if let Found::All(i) = found {
+                self.h.copy_within(at * hidden..(at + 1) * hidden, i * hidden);
+                whole += 1;
+            }
+        }
+        if whole == 0 {
+            return;
+        }
+        let logits = grow(&mut self.logits, whole * vocab);
+        kernels.head(pool, &model.embedding, &self.h[..whole * hidden], logits);
+        for (found, &r) in self.found.iter().zip(&self.wanted) {
+            if let Found::All(i) = found {
+                broken[r] |= !all_finite(&logits[i * vocab..][..vocab]);
+            }
         }
     }
 
     /// What is known of the logits of a row that wanted them. Panics for another row.
     pub fn logits(&self, row: usize, vocab: usize) -> Logits<'_> {
         let at = self.wanted.binary_search(&row).expect("a row that wants logits");
-        Logits::All(&self.logits[at * vocab..][..vocab])
+        match &self.found[at] {
+            Found::All(i) => Logits::All(&self.logits[i * vocab..][..vocab]),
+            Found::Candidates(range) => Logits::Candidates(&self.candidates[range.clone()]),
+        }
+    }
+}
+
+/// Beyond so many, all logits cost about as much.
+fn most_candidates(model: &Model) -> usize {
+    model.config.vocab / 8
+}
+
+/// Values that are compared at once, without a branch for each.
+const CHUNK: usize = 64;
+
+/// The `k` greatest of `values`, in any order, into `best`.
+fn best_of(values: &[f32], k: usize, best: &mut Vec<Candidate>) {
+    let mut best = Best::new(k, best);
+    for (first, chunk) in (0..).step_by(CHUNK).zip(values.chunks(CHUNK)) {
+        if chunk.iter().fold(false, |any, &value| any | (value > best.bar)) {
+            (first..)
+                .zip(chunk)
+                .for_each(|(id, &value)| best.offer(Candidate { id, value }));
+        }
+    }
+    best.finish();
+}
+
+/// Calls `job` with the index of every value that is at least `least`, ascending.
+fn each_at_least(values: &[f32], least: f32, mut job: impl FnMut(usize)) {
+    for (first, chunk) in (0..).step_by(CHUNK).zip(values.chunks(CHUNK)) {
+        if chunk.iter().fold(false, |any, &value| any | (value >= least)) {
+            let some = (first..).zip(chunk).filter(|&(_, &value)| value >= least);
+            some.for_each(|(i, _)| job(i));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::sampling::{Sampler, Sampling};
+    use crate::engine::testing;
+    use crate::kernels::variants;
+    use crate::machine::cpu::Machine;
+
+    const VOCAB: usize = 400;
+
+    /// Rows of a head that make life hard for a coarse one.
+    #[derive(Debug, Clone, Copy)]
+    enum Rows {
+        /// As they come.
+        Plain,
+        /// Some weights are a thousand times the others.
+        Outliers,
+        /// Every other row is the same, and the rest differs from it by one weight's last bit.
+        Twins,
+        /// Too small for normal f16.
+        Tiny,
+        /// As large as f16 goes.
+        Huge,
+        /// Hardly any that is not zero.
+        Zeros,
+        /// From one end of f16 to the other.
+        Scales,
+    }
+
+    fn change(rows: Rows, embedding: &mut [f32]) {
+        let hidden = testing::config().hidden;
+        let twin = embedding[..hidden].to_vec();
+        for (r, row) in embedding.chunks_exact_mut(hidden).enumerate() {
+            match rows {
+                Rows::Plain => {}
+                Rows::Outliers => row.iter_mut().skip(r % 7).step_by(31).for_each(|w| *w *= 1000.0),
+                Rows::Twins => {
+                    row.copy_from_slice(&twin);
+                    row[r % hidden] *= if r % 2 == 0 { 1.0 } else { 1.001 };
+                }
+                Rows::Tiny => row.iter_mut().for_each(|w| *w *= 1e-6),
+                Rows::Huge => row
+                    .iter_mut()
+                    .for_each(|w| *w = w.signum() * (65504.0 - w.abs() * 100.0)),
+                Rows::Zeros => row.iter_mut().enumerate().for_each(|(c, w)| {
+                    *w = if r % 100 == 3 && c == 5 { *w } else { 0.0 };
+                }),
+                Rows::Scales => row.iter_mut().for_each(|w| *w *= 2f32.powi(r as i32 % 36 - 20)),
+            }
+        }
+    }
+
+    fn activations() -> impl Strategy<Value = Vec<f32>> {
+        let value = prop_oneof![
+            20 => -1.0f32..1.0,
+            1 => -3e4f32..3e4,
+            1 => -1e-6f32..1e-6,
+            1 => Just(0.0),
+        ];
+        let some = prop_oneof![4 => Just(1.0f32), 1 => Just(1e-6), 1 => Just(0.0), 1 => Just(5e4)];
+        (prop::collection::vec(value, testing::config().hidden), some)
+            .prop_map(|(x, by)| x.into_iter().map(|x| x * by).collect())
+    }
+
+    fn sampling() -> impl Strategy<Value = Sampling> {
+        let some = |value: f32| prop_oneof![Just(0.0), 0.001f32..value];
+        (some(3.0), 0usize..80, some(1.2), some(1.0), any::<u64>()).prop_map(|(temperature, top_k, p, min_p, seed)| {
+            Sampling {
+                temperature,
+                top_k: top_k.saturating_sub(10),
+                top_p: if p == 0.0 { 1.0 } else { p.min(1.0) },
+                min_p,
+                seed,
+            }
+        })
+    }
+
+    /// Both heads over the rows `x`; what is known of each must agree, and choose the same token.
+    fn compare(model: &Model, kernels: &Variant, x: &[Vec<f32>], samplings: &[Sampling]) -> usize {
+        let pool = Pool::new(2);
+        let x: Vec<f32> = x.concat();
+        let needs = || samplings.iter().map(|sampling| sampling.need(VOCAB));
+        let (mut whole, mut both) = (Head::default(), Head::default());
+        let mut broken = [vec![false; samplings.len()], vec![false; samplings.len()]];
+        let all = samplings.iter().map(|_| Need::All);
+        whole.run(kernels, &pool, model, &x, all, &mut broken[0]);
+        model.code_head(&AtomicBool::new(false)).unwrap();
+        both.run(kernels, &pool, model, &x, needs(), &mut broken[1]);
+        assert_eq!(broken[0], broken[1]);
+        for (r, (sampling, need)) in samplings.iter().zip(needs()).enumerate() {
+            let logits = whole.logits(r, VOCAB).all();
+            if broken[0][r] {
+                continue;
+            }
+            let choose = |logits| {
+                let mut sampler = Sampler::new(sampling.clone());
+                [(); 5].map(|()| sampler.sample(logits))
+            };
+            let known = both.logits(r, VOCAB);
+            assert_eq!(choose(known), choose(Logits::All(logits)), "{sampling:?}");
+            match (need, known) {
+                (Need::Candidates { top, margin }, Logits::Candidates(some)) => {
+                    assert!(
+                        some.iter()
+                            .all(|c| c.value.to_bits() == logits[c.id as usize].to_bits())
+                    );
+                    assert!(some.windows(2).all(|pair| pair[0].id < pair[1].id));
+                    let mut sorted = logits.to_vec();
+                    sorted.sort_by(|a, b| b.total_cmp(a));
+                    let needed = logits.iter().filter(|&&l| l >= sorted[top - 1] - margin).count();
+                    let given = some.iter().filter(|c| c.value >= sorted[top - 1] - margin).count();
+                    assert_eq!(given, needed);
+                }
+                (_, Logits::All(all)) => assert_eq!(all, logits),
+                _ => panic!("all logits were needed"),
+            }
+        }
+        both.rescored()
+    }
+
+    fn usable() -> impl Iterator<Item = &'static Variant> {
+        let features = Machine::detect().features;
+        variants().iter().filter(move |variant| variant.runs_on(&features))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn the_coarse_head_finds_what_the_whole_head_finds(
+            rows in prop::sample::select(vec![
+                Rows::Plain, Rows::Outliers, Rows::Twins, Rows::Tiny, Rows::Huge, Rows::Zeros, Rows::Scales,
+            ]),
+            x in prop::collection::vec(activations(), 5),
+            samplings in prop::collection::vec(sampling(), 5),
+            together in 1usize..5,
+        ) {
+            let model = testing::model_with_f16_head(VOCAB, |embedding| change(rows, embedding));
+            for kernels in usable() {
+                for (x, samplings) in x.chunks(together).zip(samplings.chunks(together)) {
+                    compare(&model, kernels, x, samplings);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn few_candidates_are_enough_where_logits_differ() {
+        let model = testing::model_with_f16_head(VOCAB, |_| {});
+        let x: Vec<f32> = (0..testing::config().hidden)
+            .map(|i| ((i * 37) % 101) as f32 - 50.0)
+            .collect();
+        let rescored = compare(&model, testing::kernels(), &[x], &[Sampling::greedy()]);
+        assert!((1..=8).contains(&rescored), "{rescored}");
+    }
+
+    #[test]
+    fn a_row_that_is_not_finite_fails_as_without() {
+        let model = testing::model_with_f16_head(VOCAB, |_| {});
+        let hidden = testing::config().hidden;
+        let greedy = [(); 2].map(|()| Sampling::greedy());
+        for bad in [f32::NAN, f32::INFINITY, 1e30] {
+            let mut x = [vec![1.0; hidden], vec![1.0; hidden]];
+            x[1][3] = bad;
+            compare(&model, testing::kernels(), &x, &greedy);
+        }
+    }
+
+    #[test]
+    fn a_head_where_intervals_say_nothing_is_asked_ever_more_seldom() {
+        let model = testing::model_with_f16_head(VOCAB, |embedding| change(Rows::Twins, embedding));
+        model.code_head(&AtomicBool::new(false)).unwrap();
+        let mut head = Head::default();
+        let x = vec![1.0; testing::config().hidden];
+        let need = Need::Candidates { top: 1, margin: 0.0 };
+        let mut asked = 0;
+        for _ in 0..300 {
+            head.tokens.clear();
+            head.run(
+                testing::kernels(),
+                &Pool::new(1),
+                &model,
+                &x,
+                [need].into_iter(),
+                &mut [false],
+            );
+            assert!(matches!(head.logits(0, VOCAB), Logits::All(_)));
+            asked += head.tokens.len();
+        }
+        assert!((4..=12).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn the_best_are_found_across_chunks() {
+        let values: Vec<f32> = (0..1000).map(|i| ((i * 389) % 1000 / 3) as f32).collect();
+        for k in [1, 2, 40, 999] {
+            let mut best = Vec::new();
+            best_of(&values, k, &mut best);
+            let mut sorted: Vec<(u32, f32)> = (0..).zip(values.iter().copied()).collect();
+            sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            let expected: Vec<u32> = sorted[..k].iter().map(|(id, _)| *id).collect();
+            assert_eq!(best.iter().map(|c| c.id).collect::<Vec<_>>(), expected);
+        }
+        let mut found = Vec::new();
+        each_at_least(&values, 330.0, |i| found.push(i));
+        let expected: Vec<usize> = (0..1000).filter(|&i| values[i] >= 330.0).collect();
+        assert_eq!(found, expected);
     }
 }

@@ -159,23 +159,9 @@ impl Sampler {
             candidates.extend(all);
             return;
         }
-        // Collect twice as many, halve, and from then on take only what beats the worst one kept: one pass over the
-        // logits and a few selections among 2 k, instead of a sort of the vocabulary.
-        let mut bar = f32::NEG_INFINITY;
-        for candidate in all {
-            // An equal logit of a higher id never displaces one that is kept.
-            if candidate.value > bar {
-                candidates.push(candidate);
-                if candidates.len() == 2 * k {
-                    candidates.select_nth_unstable_by(k - 1, by_likelihood);
-                    candidates.truncate(k);
-                    bar = candidates[k - 1].value;
-                }
-            }
-        }
-        // Sorted, so that the order does not depend on how the selection works.
-        candidates.sort_unstable_by(by_likelihood);
-        candidates.truncate(k);
+        let mut best = Best::new(k, candidates);
+        all.for_each(|candidate| best.offer(candidate));
+        best.finish();
     }
 
     /// Keeps the most likely candidates up to a probability of `top_p` among them, and puts them in order.
@@ -229,6 +215,42 @@ impl Sampler {
     /// Uniform in \[0, 1), with 53 bits.
     fn uniform(&mut self) -> f64 {
         (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Collects the `k` most likely of the candidates that it is offered, in one pass and a few selections among 2 k.
+pub(super) struct Best<'a> {
+    k: usize,
+    kept: &'a mut Vec<Candidate>,
+    /// Only candidates beyond this need to be offered.
+    pub bar: f32,
+}
+
+impl<'a> Best<'a> {
+    /// Collects into `kept`, after emptying it. `k` is at least 1.
+    pub fn new(k: usize, kept: &'a mut Vec<Candidate>) -> Self {
+        kept.clear();
+        let bar = f32::NEG_INFINITY;
+        Best { k, kept, bar }
+    }
+
+    /// By ascending id, so that an equal value of a higher id never displaces one that is kept.
+    pub fn offer(&mut self, candidate: Candidate) {
+        if candidate.value > self.bar {
+            self.kept.push(candidate);
+            // Collect twice as many, halve, and from then on take only what beats the worst one kept.
+            if self.kept.len() == 2 * self.k {
+                self.kept.select_nth_unstable_by(self.k - 1, by_likelihood);
+                self.kept.truncate(self.k);
+                self.bar = self.kept[self.k - 1].value;
+            }
+        }
+    }
+
+    /// Leaves the `k` most likely, sorted: their order does not depend on how the selection works.
+    pub fn finish(self) {
+        self.kept.sort_unstable_by(by_likelihood);
+        self.kept.truncate(self.k);
     }
 }
 

@@ -117,7 +117,10 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+    use crate::engine::Sampling;
     use crate::engine::testing;
 
     const TOKENS: [u32; 7] = [3, 1, 4, 1, 5, 9, 2];
@@ -149,6 +152,46 @@ mod tests {
                 expected.collect::<Vec<_>>(),
                 "{threads} threads, passes of {batch}"
             );
+        }
+    }
+
+    #[test]
+    fn a_coarse_head_changes_no_token() {
+        const VOCAB: usize = 700;
+        let model = testing::model_with_f16_head(VOCAB, |_| {});
+        let sampling = |temperature, top_k, top_p, min_p| Sampling {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            seed: 7,
+        };
+        let samplings = [
+            (Sampling::greedy(), true),
+            (sampling(1.0, 40, 1.0, 0.0), true),
+            (sampling(1.5, 20, 0.8, 0.0), true),
+            (sampling(0.8, 40, 0.95, 0.05), true),
+            (sampling(1.0, 0, 1.0, 0.2), true),
+            (sampling(1.0, 0, 0.9, 0.2), false),
+            (sampling(1.0, 0, 1.0, 0.0), false),
+        ];
+        // The tokens, and whether candidates were enough to choose them.
+        let generate = |sampling: &Sampling| {
+            let mut session = Session::new(Arc::clone(&model), testing::kernels(), 2, 40, 9);
+            let mut sampler = Sampler::new(sampling.clone());
+            let mut tokens = TOKENS.to_vec();
+            let mut candidates = 0;
+            for fed in [0].into_iter().chain(TOKENS.len()..39) {
+                let token = session.sample(&tokens[fed..], &mut sampler).unwrap();
+                tokens.push(token);
+                candidates += session.forward.head().rescored();
+            }
+            (tokens, candidates > 0)
+        };
+        let expected = samplings.each_ref().map(|(sampling, _)| generate(sampling).0);
+        model.code_head(&AtomicBool::new(false)).unwrap();
+        for ((sampling, few), expected) in samplings.into_iter().zip(expected) {
+            assert_eq!(generate(&sampling), (expected, few), "{sampling:?}");
         }
     }
 

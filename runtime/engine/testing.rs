@@ -1,7 +1,8 @@
 //! Tiny models made by hand, for tests.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use half::f16;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::Rng;
 
@@ -41,19 +42,19 @@ pub fn config() -> Config {
 
 /// Random ternary weights, the same every time.
 pub fn model() -> Arc<Model> {
-    Arc::new(build(0.05, |_| {}))
+    Arc::new(build(config(), 0.05, |_| {}))
 }
 
 /// The same with a context that nobody generates to the end of while a test waits.
 pub fn model_with_long_context() -> Arc<Model> {
-    let mut model = build(0.05, |_| {});
+    let mut model = build(config(), 0.05, |_| {});
     model.config.context = 1 << 16;
     Arc::new(model)
 }
 
 /// Token 0 embeds to infinities, token 1 to NaN.
 pub fn model_with_broken_embedding() -> Arc<Model> {
-    Arc::new(build(0.05, |embedding| {
+    Arc::new(build(config(), 0.05, |embedding| {
         let width = config().hidden;
         embedding[..width].fill(f32::INFINITY);
         embedding[width..2 * width].fill(f32::NAN);
@@ -62,18 +63,28 @@ pub fn model_with_broken_embedding() -> Arc<Model> {
 
 /// All matrices with this scale.
 pub fn model_with_scale(scale: f32) -> Arc<Model> {
-    Arc::new(build(scale, |_| {}))
+    Arc::new(build(config(), scale, |_| {}))
+}
+
+/// A head of F16 over `vocab` tokens, its rows of f32 changed before they are rounded.
+pub fn model_with_f16_head(vocab: usize, change_embedding: impl Fn(&mut [f32])) -> Arc<Model> {
+    let config = Config { vocab, ..config() };
+    let mut model = build(config, 0.05, change_embedding);
+    let rows = model.embedding.data.as_chunks::<4>().0.iter();
+    let halves = rows.flat_map(|b| f16::from_f32(f32::from_le_bytes(*b)).to_le_bytes());
+    model.embedding.data = bytes(halves.collect());
+    model.embedding.kind = DenseType::F16;
+    Arc::new(model)
 }
 
 /// A matrix with fewer rows than its place asks for, which the loader would refuse.
 pub fn model_with_a_short_layer() -> Arc<Model> {
-    let mut model = build(0.05, |_| {});
+    let mut model = build(config(), 0.05, |_| {});
     model.layers[1].ffn_down.rows -= 1;
     Arc::new(model)
 }
 
-fn build(scale: f32, change_embedding: impl Fn(&mut [f32])) -> Model {
-    let config = config();
+fn build(config: Config, scale: f32, change_embedding: impl Fn(&mut [f32])) -> Model {
     let mut rng = Pcg64Mcg::new(1);
     let mut uniform = move || (rng.next_u32() >> 8) as f32 / (1 << 24) as f32 - 0.5;
     let mut embedding: Vec<f32> = (0..config.vocab * config.hidden).map(|_| uniform()).collect();
@@ -110,6 +121,7 @@ fn build(scale: f32, change_embedding: impl Fn(&mut [f32])) -> Model {
         layers: (0..config.layers).map(|_| layer()).collect(),
         config,
         mapping: Arc::new(Mapping::from_bytes(&[]).expect("an empty mapping")),
+        coarse: OnceLock::new(),
     }
 }
 

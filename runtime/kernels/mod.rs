@@ -17,7 +17,7 @@ mod shared;
 
 pub use attention::{AttentionScratch, Tile};
 pub use kv::{Angles, KvCache};
-pub use ops::{Heads, QuantRows};
+pub use ops::{Heads, QuantRows, round_for_head};
 
 use crate::model::Packing;
 
@@ -81,6 +81,7 @@ pub struct Variant {
     head_f16: abi::HeadF16,
     head_q8_0: abi::HeadQ80,
     head_q6_k: abi::HeadQ6K,
+    head_coarse: abi::HeadCoarse,
     probe_read: abi::ProbeRead,
     probe_dot: abi::ProbeDot,
 }

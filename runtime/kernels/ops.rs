@@ -4,12 +4,13 @@
 //! Threads split rows, heads or tokens, never a sum: results do not depend on their number. Each thread reads its share
 //! of a matrix as one linear stream.
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use super::shared::{Shared, share};
 use super::{Variant, abi, reference};
 use crate::machine::pool::Pool;
-use crate::model::{Config, Dense, DenseType, Ternary};
+use crate::model::{CoarseHead, CoarseToken, Config, Dense, DenseType, Ternary};
 
 /// Activations quantised to int8, a scale a row. x (tokens, cols).
 #[derive(Default)]
@@ -194,27 +195,12 @@ impl Variant {
         }
     }
 
-    /// Logits: y (tokens, rows) = x (tokens, cols) @ W^T in f32. Over F16 rows, x is first rounded to f16, as
-    /// bitnet.cpp does.
+    /// Logits: y (tokens, rows) = x (tokens, cols) @ W^T in f32, x as [`round_for_head`] leaves it.
     pub fn head(&self, pool: &Pool, w: &Dense, x: &[f32], y: &mut [f32]) {
         let tokens = rows_of(x, w.cols);
         assert_eq!(y.len(), tokens * w.rows);
         let row_bytes = w.row_bytes();
-        assert_eq!(w.data.len(), w.rows * row_bytes);
-        assert!(
-            w.data.as_ptr().addr().is_multiple_of(w.kind.alignment()),
-            "the loader aligns tensors"
-        );
-        let rounded: Vec<f32>;
-        let (kernel, x): (abi::HeadF32, &[f32]) = match w.kind {
-            DenseType::F32 => (self.head_f32, x),
-            DenseType::Q8_0 => (self.head_q8_0, x),
-            DenseType::Q6K => (self.head_q6_k, x),
-            DenseType::F16 => {
-                rounded = x.iter().map(|&v| half::f16::from_f32(v).to_f32()).collect();
-                (self.head_f16, &rounded)
-            }
-        };
+        let kernel = self.head_kernel(w);
         let y = Shared::new(y);
         pool.run(&|thread| {
             let rows = share(w.rows, 1, thread, pool.threads());
@@ -228,16 +214,104 @@ impl Variant {
         });
     }
 
+    /// Single logits, with the bits of [`Variant::head`]: y (n) = W\[rows\] . x, for n rows in any order, x (cols).
+    pub fn head_rows(&self, pool: &Pool, w: &Dense, x: &[f32], rows: &[u32], y: &mut [f32]) {
+        /// Rows that are not worth waking a thread for.
+        const FEW: usize = 8;
+        assert!(x.len() == w.cols && y.len() == rows.len());
+        let row_bytes = w.row_bytes();
+        let kernel = self.head_kernel(w);
+        let y = Shared::new(y);
+        let part = |range: std::ops::Range<usize>| {
+            with_row(row_bytes, |row| {
+                for at in range {
+                    w.read_row(rows[at] as usize, row);
+                    // SAFETY: one row and one token, of cols elements each; every place of y is written by one thread.
+                    unsafe {
+                        let out = y.part(at..at + 1);
+                        kernel(row.as_ptr(), x.as_ptr(), 1, w.cols, 1, out.as_mut_ptr(), 1);
+                    }
+                }
+            });
+        };
+        if rows.len() <= FEW {
+            part(0..rows.len());
+        } else {
+            pool.run(&|thread| part(share(rows.len(), 1, thread, pool.threads())));
+        }
+    }
+
+    /// The kernel for the rows of `w`, whose size and alignment it relies on.
+    fn head_kernel(&self, w: &Dense) -> abi::HeadF32 {
+        assert_eq!(w.data.len(), w.rows * w.row_bytes());
+        assert!(
+            w.data.as_ptr().addr().is_multiple_of(w.kind.alignment()),
+            "the loader aligns tensors"
+        );
+        match w.kind {
+            DenseType::F32 => self.head_f32,
+            DenseType::F16 => self.head_f16,
+            DenseType::Q8_0 => self.head_q8_0,
+            DenseType::Q6K => self.head_q6_k,
+        }
+    }
+
+    /// Intervals that contain the logits of [`Variant::head`], as `lower` and `upper` (tokens, rows) ends. `q` (tokens, cols)
+    /// are the activations' integers, from [`CoarseToken::new`]. Reads each code once, for all tokens.
+    pub fn head_coarse(
+        &self,
+        pool: &Pool,
+        head: &CoarseHead,
+        tokens: &[CoarseToken],
+        q: &[i16],
+        lower: &mut [f32],
+        upper: &mut [f32],
+    ) {
+        /// Rows and tokens whose sums wait on a thread's stack.
+        const ROWS: usize = 64;
+        const TOKENS: usize = 16;
+        let (rows, cols) = head.shape();
+        assert!(cols.is_multiple_of(64) && head.codes().len() == rows * cols);
+        assert!(q.len() == tokens.len() * cols && lower.len() == tokens.len() * rows && upper.len() == lower.len());
+        for q in q.chunks_exact(cols) {
+            let sum: u64 = q.iter().map(|&q| u64::from(q.unsigned_abs())).sum();
+            assert!(sum < 1 << 24, "a sum of products could leave i32");
+        }
+        let (lower, upper) = (Shared::new(lower), Shared::new(upper));
+        pool.run(&|thread| {
+            let mut sums = [0; ROWS * TOKENS];
+            let share = share(rows, ROWS, thread, pool.threads());
+            for first in share.clone().step_by(ROWS) {
+                let n = ROWS.min(share.end - first);
+                let codes = head.codes()[first * cols..].as_ptr().cast();
+                for (i, tokens) in tokens.chunks(TOKENS).enumerate() {
+                    let q = q[i * TOKENS * cols..].as_ptr();
+                    // SAFETY: n rows of codes and tokens.len() of q, of cols elements each; sums takes n for each token,
+                    // ROWS apart.
+                    unsafe { (self.head_coarse)(codes, q, n, cols, tokens.len(), sums.as_mut_ptr(), ROWS) };
+                    for (t, token) in tokens.iter().enumerate() {
+                        let at = (i * TOKENS + t) * rows + first;
+                        // SAFETY: threads get disjoint rows.
+                        let (lower, upper) = unsafe { (lower.part(at..at + n), upper.part(at..at + n)) };
+                        head.bounds(first, &sums[t * ROWS..][..n], token, lower, upper);
+                    }
+                }
+            }
+        });
+    }
+
     /// One row of a dense matrix as f32.
     pub fn embed(&self, w: &Dense, row: usize, out: &mut [f32]) {
-        assert!(row < w.rows && out.len() == w.cols);
-        let data = &w.data[row * w.row_bytes()..][..w.row_bytes()];
-        match w.kind {
-            DenseType::F32 => reference::f32_row(data, out),
-            DenseType::F16 => reference::f16_row(data, out),
-            DenseType::Q8_0 => reference::q8_0_row(data, out),
-            DenseType::Q6K => reference::q6_k_row(data, out),
-        }
+        assert_eq!(out.len(), w.cols);
+        with_row(w.row_bytes(), |data| {
+            w.read_row(row, data);
+            match w.kind {
+                DenseType::F32 => reference::f32_row(data, out),
+                DenseType::F16 => reference::f16_row(data, out),
+                DenseType::Q8_0 => reference::q8_0_row(data, out),
+                DenseType::Q6K => reference::q6_k_row(data, out),
+            }
+        });
     }
 
     /// y (tokens, n) = RMSNorm of each row of x (tokens, n).
@@ -294,6 +368,28 @@ impl Variant {
         // SAFETY: both hold x.len() elements.
         unsafe { (self.to_f16)(x.as_ptr(), x.len(), out.as_mut_ptr()) }
     }
+}
+
+/// Rounds activations to what the head over `w` multiplies: over F16 rows, to f16, as bitnet.cpp does.
+pub fn round_for_head(w: &Dense, x: &mut [f32]) {
+    if w.kind == DenseType::F16 {
+        x.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32());
+    }
+}
+
+/// Calls `job` with `len` bytes of this thread's own, aligned for every type of weight.
+fn with_row<R>(len: usize, job: impl FnOnce(&mut [u8]) -> R) -> R {
+    thread_local! {
+        /// Grown to the longest row seen.
+        static ROW: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    }
+    ROW.with_borrow_mut(|words| {
+        if words.len() * 8 < len {
+            words.resize(len.div_ceil(8), 0);
+        }
+        // SAFETY: the words have at least so many bytes, and any bytes are words.
+        job(unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) })
+    })
 }
 
 /// Rows of a matrix of `cols` columns. Panics when x is not whole rows.

@@ -164,6 +164,13 @@ pub fn merge((max, sum, mix): (&mut f32, &mut f32, &mut [f32]), (next_max, next_
     mix.iter_mut().zip(next_mix).for_each(|(m, n)| *m = *m * a + n * b);
 }
 
+/// y\[r\] = sum over c of w(r, c) * x\[c\]. W (rows, cols) of int8 @ x (cols) of int16 -> y (rows).
+pub fn head_coarse(w: &[i8], x: &[i16], y: &mut [i32]) {
+    for (row, y) in w.chunks_exact(x.len()).zip(y) {
+        *y = row.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+    }
+}
+
 /// One row of a Q8_0 matrix, dequantised: blocks of 32 in 34 bytes, f16 scale d then 32 x i8; w = d * q.
 pub fn q8_0_row(row: &[u8], out: &mut [f32]) {
     for (block, out) in row.chunks_exact(34).zip(out.chunks_exact_mut(32)) {

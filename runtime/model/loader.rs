@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
@@ -159,6 +159,7 @@ impl<'a> Weights<'a> {
             output_norm,
             layers,
             mapping,
+            coarse: OnceLock::new(),
         })
     }
 

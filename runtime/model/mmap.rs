@@ -8,12 +8,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memmap2::{Mmap, MmapMut, MmapOptions};
+
+use super::Owner;
 
 /// Files that can be mapped at the same time.
 const MAPPINGS_MAX: usize = 64;
@@ -139,6 +141,21 @@ impl Mapping {
     /// True when the bytes are the file's own pages, not a copy.
     pub fn is_mapped(&self) -> bool {
         self.watch.is_some()
+    }
+}
+
+impl Owner for Mapping {
+    fn read(&self, at: usize, out: &mut [u8]) {
+        match &self.watch {
+            Some(watch) => {
+                if watch.file.read_exact_at(out, at as u64).is_err() {
+                    // As where a mapped page is gone.
+                    out.fill(0);
+                    watch.slot.lost.store(true, Ordering::Release);
+                }
+            }
+            None => out.copy_from_slice(&self.bytes[at..at + out.len()]),
+        }
     }
 }
 
@@ -293,6 +310,21 @@ mod tests {
         assert!(mapping.watch.as_ref().unwrap().slot.lost.load(Ordering::Relaxed));
         assert!(mapping.lost());
         assert!(!untouched.lost());
+    }
+
+    #[test]
+    fn reading_gives_the_bytes_and_notices_that_they_are_gone() {
+        let (file, mapping) = file();
+        let mut out = [0; 100];
+        mapping.read(LEN - 100, &mut out);
+        assert_eq!((out, mapping.lost()), ([7; 100], false));
+        file.as_file().set_len(8192).unwrap();
+        mapping.read(8100, &mut out);
+        assert_eq!(out, [0; 100]);
+        assert!(mapping.watch.as_ref().unwrap().slot.lost.load(Ordering::Relaxed));
+        let copy = Mapping::from_bytes(&[1, 2, 3]).unwrap();
+        copy.read(1, &mut out[..2]);
+        assert_eq!(out[..2], [2, 3]);
     }
 
     #[test]

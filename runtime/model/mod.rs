@@ -4,6 +4,7 @@
 //! and takes the weights out of it. What comes back needs no further checks.
 
 pub mod buffer;
+pub mod coarse;
 mod config;
 mod error;
 pub mod gguf;
@@ -17,8 +18,9 @@ mod tests;
 pub mod weights;
 
 pub use buffer::HugeBuffer;
+pub use coarse::{CoarseHead, CoarseToken, NoCoarseHead};
 pub use error::{InvalidModel, ModelError};
 pub use loader::{GgufFile, Opened};
 pub use mmap::{MapOptions, Mapping};
 pub use packed::{Packed, Packing, RepackError};
-pub use weights::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Ternary};
+pub use weights::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Owner, Ternary};

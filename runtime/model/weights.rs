@@ -3,25 +3,37 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use super::{Mapping, Packed};
+use super::{CoarseHead, HugeBuffer, Mapping, Packed};
+
+/// What immutable bytes can belong to.
+pub trait Owner: AsRef<[u8]> + Send + Sync {
+    /// Copies the bytes from `at` on into `out`. A mapped file reads them instead, so that its pages, and 16 around each, do not
+    /// come to lie in this process's memory for a few bytes.
+    fn read(&self, at: usize, out: &mut [u8]) {
+        out.copy_from_slice(&self.as_ref()[at..at + out.len()]);
+    }
+}
+
+impl Owner for Vec<u8> {}
+impl Owner for HugeBuffer {}
 
 /// A range of immutable bytes whose owner is kept alive: usually the mapped model file.
 #[derive(Clone)]
 pub struct Bytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Arc<dyn Owner>,
     range: Range<usize>,
 }
 
 impl Bytes {
     /// The bytes `range` of `owner`; `None` when they are not all inside.
-    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Option<Self> {
-        owner.as_ref().as_ref().get(range.clone())?;
+    pub fn new(owner: Arc<dyn Owner>, range: Range<usize>) -> Option<Self> {
+        (*owner).as_ref().get(range.clone())?;
         Some(Bytes { owner, range })
     }
 
     /// All bytes of `owner`.
-    pub fn whole(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
-        let range = 0..owner.as_ref().as_ref().len();
+    pub fn whole(owner: Arc<dyn Owner>) -> Self {
+        let range = 0..(*owner).as_ref().len();
         Bytes { owner, range }
     }
 
@@ -34,13 +46,19 @@ impl Bytes {
             range: start..end,
         })
     }
+
+    /// Copies the bytes from `at` on, all inside, into `out`: for few of many, see [`Owner::read`].
+    pub fn read(&self, at: usize, out: &mut [u8]) {
+        assert!(at <= self.range.len() && out.len() <= self.range.len() - at);
+        self.owner.read(self.range.start + at, out);
+    }
 }
 
 impl std::ops::Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.owner.as_ref().as_ref()[self.range.clone()]
+        &(*self.owner).as_ref()[self.range.clone()]
     }
 }
 
@@ -164,6 +182,12 @@ impl Dense {
     pub fn row_bytes(&self) -> usize {
         self.kind.row_bytes(self.cols)
     }
+
+    /// Copies a row into `out` (its bytes), see [`Owner::read`].
+    pub fn read_row(&self, row: usize, out: &mut [u8]) {
+        assert!(row < self.rows && out.len() == self.row_bytes());
+        self.data.read(row * out.len(), out);
+    }
 }
 
 /// The weights of one transformer block. Shapes as (rows, cols) = (output features, input features).
@@ -220,4 +244,6 @@ pub struct Model {
     pub layers: Vec<Layer>,
     /// The file that the weights point into; ask [`Mapping::lost`] after every forward pass.
     pub mapping: Arc<Mapping>,
+    /// Int8 codes of the output head, from some moment on. No token depends on them.
+    pub coarse: OnceLock<CoarseHead>,
 }

@@ -40,6 +40,7 @@ const GOLDENS: &[(&str, &str)] = &[
     ("avx512", "avx512/i2s_gemv_avx512bw.c"),
     ("avx512vbmi", "avx512vbmi/packed_x86.c"),
     ("avx512vnni", "avx512vnni/head.c"),
+    ("avx512vnni", "avx512vnni/head_coarse.c"),
     ("avx512vnni", "avx512vnni/i2s_gemv_avx512.c"),
     ("neon", "neon/elementwise.c"),
     ("neon", "neon/i2s_gemv_neon.c"),
