@@ -21,11 +21,17 @@ static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t
 {%- endfor %}{% endfor %}
         for (; b < end; b++) {
 {%- endif %}
-{%- for half in range(end=2) %}{% for field in range(end=4) %}
-        {
+{%- for half in range(end=2) %}
 {%- for r in range(end=rows) %}
-            const uint8x16_t v{{ r }} = vld1q_u8(w + {{ r }} * (cols / 4) + b * 32 + {{ 16 * half }});
-            const int8x16_t c{{ r }} = vreinterpretq_s8_u8(vandq_u8({% if field < 3 %}vshrq_n_u8(v{{ r }}, {{ 6 - 2 * field }}){% else %}v{{ r }}{% endif %}, three));
+        const uint8x16_t v{{ half }}{{ r }} = vld1q_u8(w + {{ r }} * (cols / 4) + b * 32 + {{ 16 * half }});
+{%- endfor %}
+{%- for field in range(end=4) %}
+        {
+{%- if isa != "neon" %}
+            __asm__ volatile("" ::: "memory"); // keeps gcc from loading activations early: registers are full
+{%- endif %}
+{%- for r in range(end=rows) %}
+            const int8x16_t c{{ r }} = vreinterpretq_s8_u8(vandq_u8({% if field < 3 %}vshrq_n_u8(v{{ half }}{{ r }}, {{ 6 - 2 * field }}){% else %}v{{ half }}{{ r }}{% endif %}, three));
 {%- endfor %}
 {%- for t in range(end=tokens) %}
             const int8x16_t x{{ t }} = vld1q_s8(x + {{ t }} * cols + b * 128 + {{ 32 * field + 16 * half }});

@@ -466,7 +466,7 @@ const INTEGER: &[(Isa, &str, &str)] = &[
     (Isa::Avx512vbmi, "i2s_gemv_avx512.c", "i2s_gemm_avx512.c"),
     (Isa::Neon, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
     (Isa::Dotprod, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
-    (Isa::I8mm, "i2s_gemv_neon.c", "i2s_gemm_neon.c"),
+    (Isa::I8mm, "i2s_gemv_neon.c", "i2s_gemm_i8mm.c"),
 ];
 
 /// Integer kernels in one text for every level.

@@ -269,7 +269,12 @@ fn tile(isa: Isa) -> (u64, u64, &'static str) {
             4,
             "16 of 32 q registers accumulate (16 and 32 bit), 4 hold codes, 2 activations",
         ),
-        Isa::Dotprod | Isa::I8mm => (4, 4, "16 of 32 q registers accumulate, 4 hold codes, 4 activations"),
+        Isa::Dotprod => (4, 4, "16 of 32 q registers accumulate, 4 hold codes, 4 activations"),
+        Isa::I8mm => (
+            8,
+            8,
+            "16 of 32 q registers accumulate 2 x 2 sums each, 4 hold bytes, 4 codes, 4 activations",
+        ),
         Isa::Baseline => (1, 4, "the portable kernel decodes a row once for four tokens"),
     }
 }

@@ -87,7 +87,9 @@ impl Bounds {
             // vmlal_s8 adds 1 product a lane: 4 fields x 2 vectors x 2 halves; vpadalq_s16 pairs lanes.
             Isa::Neon => (16 * product, 2 * 16 * product),
             // sdot adds 4 products a lane: 4 fields x 2 vectors.
-            Isa::Dotprod | Isa::I8mm => (0, 8 * 4 * product),
+            Isa::Dotprod => (0, 8 * 4 * product),
+            // smmla adds 8 products a lane, 16 times a block.
+            Isa::I8mm => (0, 16 * 8 * product),
         };
         let widen_blocks = if narrow == 0 { 0 } else { i64::from(i16::MAX) / narrow };
         if narrow != 0 && widen_blocks == 0 {

@@ -45,6 +45,7 @@ const GOLDENS: &[(&str, &str)] = &[
     ("neon", "neon/elementwise.c"),
     ("neon", "neon/i2s_gemv_neon.c"),
     ("dotprod", "dotprod/i2s_gemv_neon.c"),
+    ("i8mm", "i8mm/i2s_gemm_i8mm.c"),
 ];
 
 /// The targets whose plans are golden too: one that states its caches, and the two universal ones.
