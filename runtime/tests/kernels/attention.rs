@@ -1,0 +1,147 @@
+//! Attention over a key/value cache.
+
+use half::f16;
+use sterna::kernels::{Angles, AttentionScratch, Heads, KvCache, Tile, Variant, reference};
+use sterna::machine::pool::Pool;
+use sterna::model::{Architecture, Config};
+
+use super::{Random, each};
+/// Two sequences side by side, and what the reference makes of them.
+struct Attention {
+    config: Config,
+    len: usize,
+    /// Before rotation, of both sequences: (len, heads, dim) each.
+    q: [Vec<f32>; 2],
+    k: [Vec<f32>; 2],
+    v: [Vec<f32>; 2],
+    /// (len, dim / 2)
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    /// (len, heads.q, dim)
+    expected: [Vec<f32>; 2],
+}
+
+impl Attention {
+    fn new(dim: usize, heads: usize, kv_heads: usize, len: usize) -> Self {
+        let mut random = Random(5);
+        let mut floats = |width: usize| [0, 1].map(|_| random.floats(len * width));
+        let (q, k, v) = (floats(heads * dim), floats(kv_heads * dim), floats(kv_heads * dim));
+        let [cos, sin] = floats(dim / 2);
+        let config = Config {
+            architecture: Architecture::BitnetB158,
+            architecture_name: String::new(),
+            name: String::new(),
+            layers: 2,
+            hidden: heads * dim,
+            ffn: 128,
+            heads,
+            kv_heads,
+            head_dim: dim,
+            vocab: 1,
+            context: len,
+            rms_eps: 1e-5,
+            rope_base: 10000.0,
+        };
+        let mut case = Attention {
+            expected: [0, 1].map(|_| vec![0.0; len * heads * dim]),
+            config,
+            len,
+            q,
+            k,
+            v,
+            cos,
+            sin,
+        };
+        let expected = [0, 1].map(|s| case.by_the_reference(s));
+        case.expected = expected;
+        case
+    }
+
+    fn by_the_reference(&self, sequence: usize) -> Vec<f32> {
+        let (d, half, kv_heads) = (self.config.head_dim, self.config.head_dim / 2, self.config.kv_heads);
+        let group = self.config.heads / kv_heads;
+        let rotated = |x: &[f32], heads: usize| {
+            let mut x = x.to_vec();
+            for (i, head) in x.chunks_exact_mut(d).enumerate() {
+                let at = i / heads * half;
+                reference::rope(head, &self.cos[at..][..half], &self.sin[at..][..half]);
+            }
+            x
+        };
+        let (q, k) = (
+            rotated(&self.q[sequence], kv_heads * group),
+            rotated(&self.k[sequence], kv_heads),
+        );
+        let v: Vec<f32> = self.v[sequence].iter().map(|&x| f16::from_f32(x).to_f32()).collect();
+        let head = |x: &[f32], h: usize| -> Vec<f32> {
+            let rows = x.chunks_exact(kv_heads * d);
+            rows.flat_map(|row| row[h * d..][..d].to_vec()).collect()
+        };
+        let heads: Vec<_> = (0..kv_heads).map(|h| (head(&k, h), head(&v, h))).collect();
+        let mut out = vec![0.0; q.len()];
+        for (i, (out, q)) in out.chunks_exact_mut(d).zip(q.chunks_exact(d)).enumerate() {
+            let (row, h) = (i / (kv_heads * group), i % (kv_heads * group));
+            let (k, v) = &heads[h / group];
+            reference::attention(q, k, v, row + 1, 1.0 / (d as f32).sqrt(), out);
+        }
+        out
+    }
+
+    /// Feeds both sequences, `chunk` rows of each a pass, and compares every row.
+    fn check(&self, variant: &Variant, pool: &Pool, chunk: usize) {
+        let (heads, half, layer) = (Heads::of(&self.config), self.config.head_dim / 2, 1);
+        // Capacity that ends inside of a block.
+        let mut caches = [0, 1].map(|_| KvCache::new(&self.config, self.len));
+        let (mut tiles, mut scratch) = (Vec::new(), AttentionScratch::default());
+        for first in (0..self.len).step_by(chunk) {
+            let rows = first..self.len.min(first + chunk);
+            // The second sequence lies in the first cache.
+            let part = |x: &[Vec<f32>; 2]| -> Vec<f32> {
+                let width = x[0].len() / self.len;
+                let of = |s: usize| &x[s][rows.start * width..rows.end * width];
+                [of(1), of(0)].concat()
+            };
+            let angles = |x: &[f32]| x[rows.start * half..rows.end * half].repeat(2);
+            let (cos, sin) = (angles(&self.cos), angles(&self.sin));
+            let angles = Angles { cos: &cos, sin: &sin };
+            let (mut q, mut k, v) = (part(&self.q), part(&self.k), part(&self.v));
+            Tile::collect(
+                [0, 1].iter().flat_map(|&c| rows.clone().map(move |p| (c, p))),
+                &mut tiles,
+            );
+            let mut out = vec![f32::NAN; q.len()];
+            variant.rotate_and_store(pool, heads, angles, (&mut q, &mut k, &v), &mut caches, layer, &tiles);
+            variant.attention(pool, heads, &q, &caches, layer, &tiles, &mut scratch, &mut out);
+            let same = out
+                .iter()
+                .zip(part(&self.expected))
+                .all(|(a, b)| a.to_bits() == b.to_bits());
+            let (name, threads) = (variant.name, pool.threads());
+            assert!(
+                same,
+                "{name}, {threads} threads, {heads:?}, rows {rows:?} in chunks of {chunk}"
+            );
+        }
+    }
+}
+
+#[test]
+fn attention_equals_the_reference() {
+    // Widths that are no whole panels, groups that are no whole tiles of heads, lengths around blocks and panels.
+    let cases = [
+        (16, 4, 2, 20),
+        (32, 5, 1, 140),
+        (64, 3, 3, 33),
+        (80, 14, 2, 130),
+        (100, 2, 2, 17),
+        (128, 4, 1, 300),
+    ];
+    let cases = cases.map(|(dim, heads, kv_heads, len)| Attention::new(dim, heads, kv_heads, len));
+    each(|variant, pool| {
+        for case in &cases {
+            for chunk in [1, 7, 40, 300] {
+                case.check(variant, pool, chunk);
+            }
+        }
+    });
+}
