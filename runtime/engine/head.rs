@@ -362,7 +362,11 @@ mod tests {
     fn compare(model: &Model, kernels: &Variant, x: &[Vec<f32>], samplings: &[Sampling]) -> usize {
         let pool = Pool::new(2);
         let x: Vec<f32> = x.concat();
-        let needs = || samplings.iter().map(|sampling| sampling.need(VOCAB));
+        let needs = || {
+            samplings
+                .iter()
+                .map(|sampling| Sampler::new(sampling.clone(), VOCAB).need())
+        };
         let (mut whole, mut both) = (Head::default(), Head::default());
         let mut broken = [vec![false; samplings.len()], vec![false; samplings.len()]];
         let all = samplings.iter().map(|_| Need::All);
@@ -376,7 +380,7 @@ mod tests {
                 continue;
             }
             let choose = |logits| {
-                let mut sampler = Sampler::new(sampling.clone());
+                let mut sampler = Sampler::new(sampling.clone(), VOCAB);
                 [(); 5].map(|()| sampler.sample(logits))
             };
             let known = both.logits(r, VOCAB);

@@ -39,21 +39,6 @@ impl Sampling {
         }
     }
 
-    /// What choosing among `vocab` tokens needs of their logits.
-    pub fn need(&self, vocab: usize) -> Need {
-        /// What rounding can move e^x: 1 %, where it is 2e-7 (tested with the kernels).
-        const ROUNDING: f64 = 0.01;
-        let top = |top, margin| Need::Candidates { top, margin };
-        match self.top_k {
-            _ if self.temperature == 0.0 => top(1, 0.0),
-            // The filters that follow look at nothing but what this one leaves.
-            k if k > 0 && k < vocab => top(k, 0.0),
-            // exp(logit - largest) >= min_p
-            _ if self.top_p >= 1.0 && self.min_p > 0.0 => top(1, (ROUNDING - libm::log(self.min_p.into())) as f32),
-            _ => Need::All,
-        }
-    }
-
     /// Checks the ranges; the error names the parameter.
     pub fn validate(&self) -> Result<(), InvalidSampling> {
         let check = |ok: bool, name, value, range| match ok {
@@ -100,14 +85,19 @@ pub struct Sampler {
     candidates: Vec<Candidate>,
 }
 
-/// The most likely first; the lower id first among equals.
+/// The most likely first; the lower id first among equals, zeros of either sign included.
 fn by_likelihood(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
-    b.value.total_cmp(&a.value).then(a.id.cmp(&b.id))
+    (b.value + 0.0).total_cmp(&(a.value + 0.0)).then(a.id.cmp(&b.id))
 }
 
 impl Sampler {
-    /// A sampler at the beginning of its random sequence.
-    pub fn new(sampling: Sampling) -> Self {
+    /// A sampler over `vocab` tokens, at the beginning of its random sequence.
+    pub fn new(mut sampling: Sampling, vocab: usize) -> Self {
+        // As many as all is no limit. Said here, where nobody knows yet how many logits there will be: a filter decides in which
+        // order the candidates are, and so what a seed gives.
+        if sampling.top_k >= vocab {
+            sampling.top_k = 0;
+        }
         Sampler {
             rng: Pcg64Mcg::seed_from_u64(sampling.seed),
             sampling,
@@ -115,12 +105,25 @@ impl Sampler {
         }
     }
 
-    /// How it chooses.
-    pub fn sampling(&self) -> &Sampling {
-        &self.sampling
+    /// What it needs of the logits.
+    pub fn need(&self) -> Need {
+        /// What rounding can move e^x: 1 %, where it is 2e-7 (tested with the kernels).
+        const ROUNDING: f64 = 0.01;
+        let top = |top, margin| Need::Candidates { top, margin };
+        let &Sampling {
+            top_k, top_p, min_p, ..
+        } = &self.sampling;
+        match top_k {
+            _ if self.sampling.temperature == 0.0 => top(1, 0.0),
+            // The filters that follow look at nothing but what this one leaves.
+            k if k > 0 => top(k, 0.0),
+            // exp(logit - largest) >= min_p
+            _ if top_p >= 1.0 && min_p > 0.0 => top(1, (ROUNDING - libm::log(min_p.into())) as f32),
+            _ => Need::All,
+        }
     }
 
-    /// The next token, from finite logits: all of them, or those that [`Sampling::need`] asks for. Both give the same token.
+    /// The next token, from finite logits: all of them, or those that [`Sampler::need`] asks for. Both give the same token.
     pub fn sample(&mut self, logits: Logits<'_>) -> u32 {
         let best = match logits {
             Logits::All(logits) => {
@@ -136,12 +139,9 @@ impl Sampler {
         let max = best.value;
         match logits {
             Logits::All(logits) => {
-                let all = (0..).zip(logits).map(|(id, &value)| Candidate { id, value });
-                // As many as all is as good as no limit.
-                let k = Some(self.sampling.top_k).filter(|&k| k < logits.len()).unwrap_or(0);
-                self.keep_top_k(all, k);
+                self.keep_top_k((0..).zip(logits).map(|(id, &value)| Candidate { id, value }));
             }
-            Logits::Candidates(some) => self.keep_top_k(some.iter().copied(), self.sampling.top_k),
+            Logits::Candidates(some) => self.keep_top_k(some.iter().copied()),
         }
         self.keep_top_p(max);
         if self.sampling.min_p > 0.0 {
@@ -151,8 +151,9 @@ impl Sampler {
         self.draw(max)
     }
 
-    /// Fills the candidates with the `k` most likely, in that order; with all, by id, when k is 0.
-    fn keep_top_k(&mut self, all: impl Iterator<Item = Candidate>, k: usize) {
+    /// Fills the candidates with the `top_k` most likely, in that order; with all, by id, when that is 0.
+    fn keep_top_k(&mut self, all: impl Iterator<Item = Candidate>) {
+        let k = self.sampling.top_k;
         let candidates = &mut self.candidates;
         candidates.clear();
         if k == 0 {
@@ -305,7 +306,7 @@ mod tests {
 
     fn logits() -> impl Strategy<Value = Vec<f32>> {
         // Few distinct values, so that ties are common.
-        let value = prop_oneof![-20.0f32..20.0, (-4i8..4).prop_map(f32::from)];
+        let value = prop_oneof![8 => -20.0f32..20.0, 8 => (-4i8..4).prop_map(f32::from), 1 => Just(-0.0)];
         prop::collection::vec(value, 1..700)
     }
 
@@ -321,13 +322,33 @@ mod tests {
         })
     }
 
+    /// Draws from all logits and from the needed ones, with those beside whose bit is set in `extra`.
+    fn compare_all_with_needed(logits: &[f32], sampling: Sampling, extra: u64) -> Result<(), TestCaseError> {
+        let sampler = || Sampler::new(sampling.clone(), logits.len());
+        if let Need::Candidates { top, margin } = sampler().need() {
+            let mut sorted = logits.to_vec();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            let least = sorted[top - 1] - margin;
+            let all = (0u32..).zip(logits).map(|(id, &value)| Candidate { id, value });
+            let some = all.filter(|c| c.value >= least || extra >> (c.id % 64) & 1 == 1);
+            let some: Vec<Candidate> = some.collect();
+            let (mut a, mut b) = (sampler(), sampler());
+            for _ in 0..10 {
+                prop_assert_eq!(a.sample(Logits::All(logits)), b.sample(Logits::Candidates(&some)));
+            }
+        } else {
+            prop_assert!(sampling.top_k == 0 || sampling.top_k >= logits.len());
+        }
+        Ok(())
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
         fn only_allowed_tokens_are_drawn(logits in logits(), sampling in sampling()) {
             let allowed = allowed(&logits, &sampling);
-            let mut sampler = Sampler::new(sampling);
+            let mut sampler = Sampler::new(sampling, logits.len());
             for _ in 0..20 {
                 let id = sampler.sample(Logits::All(&logits));
                 prop_assert!(allowed.contains(&id), "{id} of {allowed:?}");
@@ -336,7 +357,7 @@ mod tests {
 
         #[test]
         fn greedy_takes_the_first_maximum(logits in logits()) {
-            let id = Sampler::new(Sampling::greedy()).sample(Logits::All(&logits)) as usize;
+            let id = Sampler::new(Sampling::greedy(), logits.len()).sample(Logits::All(&logits)) as usize;
             prop_assert!(logits[..id].iter().all(|&x| x < logits[id]));
             prop_assert!(logits[id..].iter().all(|&x| x <= logits[id]));
         }
@@ -345,9 +366,9 @@ mod tests {
         fn one_candidate_is_the_greedy_choice(logits in logits(), seed: u64) {
             let greedy = argmax(&logits);
             let narrow = |top_k, top_p, min_p| Sampling { temperature: 2.0, top_k, top_p, min_p, seed };
-            prop_assert_eq!(Sampler::new(narrow(1, 1.0, 0.0)).sample(Logits::All(&logits)), greedy);
-            prop_assert_eq!(Sampler::new(narrow(0, 0.0, 0.0)).sample(Logits::All(&logits)), greedy);
-            let best = Sampler::new(narrow(0, 1.0, 1.0)).sample(Logits::All(&logits));
+            prop_assert_eq!(Sampler::new(narrow(1, 1.0, 0.0), logits.len()).sample(Logits::All(&logits)), greedy);
+            prop_assert_eq!(Sampler::new(narrow(0, 0.0, 0.0), logits.len()).sample(Logits::All(&logits)), greedy);
+            let best = Sampler::new(narrow(0, 1.0, 1.0), logits.len()).sample(Logits::All(&logits));
             prop_assert_eq!(logits[best as usize], logits[greedy as usize]);
         }
 
@@ -359,29 +380,36 @@ mod tests {
             let temperature = if greedy { 0.0 } else { sampling.temperature };
             let top_p = if p { sampling.top_p } else { 1.0 };
             let sampling = Sampling { temperature, top_p, ..sampling };
-            if let Need::Candidates { top, margin } = sampling.need(logits.len()) {
-                let mut sorted = logits.clone();
-                sorted.sort_by(|a, b| b.total_cmp(a));
-                let least = sorted[top - 1] - margin;
-                let all = (0u32..).zip(&logits).map(|(id, &value)| Candidate { id, value });
-                let some = all.filter(|c| c.value >= least || extra >> (c.id % 64) & 1 == 1);
-                let some: Vec<Candidate> = some.collect();
-                let (mut a, mut b) = (Sampler::new(sampling.clone()), Sampler::new(sampling));
-                for _ in 0..10 {
-                    prop_assert_eq!(a.sample(Logits::All(&logits)), b.sample(Logits::Candidates(&some)));
-                }
-            } else {
-                prop_assert!(sampling.top_k == 0 || sampling.top_k >= logits.len());
-            }
+            compare_all_with_needed(&logits, sampling, extra)?;
         }
 
         #[test]
         fn a_seed_repeats_itself(logits in logits(), sampling in sampling()) {
             let draw = || {
-                let mut sampler = Sampler::new(sampling.clone());
+                let mut sampler = Sampler::new(sampling.clone(), logits.len());
                 [(); 10].map(|()| sampler.sample(Logits::All(&logits)))
             };
             prop_assert_eq!(draw(), draw());
+        }
+    }
+
+    /// A limit of all tokens or more must not put some in order by likelihood, and all by id.
+    #[test]
+    fn a_limit_that_limits_nothing_changes_no_order() {
+        let cases: [&[f32]; 3] = [&[1.0, 2.0], &[0.0, -0.0, 0.0, -0.0], &[-1.0, 3.0, 2.5, 3.0]];
+        for logits in cases {
+            for (top_k, top_p, seed) in
+                (0..=logits.len() + 1).flat_map(|k| (0..40).flat_map(move |s| [(k, 1.0, s), (k, 0.9, s)]))
+            {
+                let sampling = Sampling {
+                    temperature: 1.0,
+                    top_k,
+                    top_p,
+                    min_p: 0.11,
+                    seed,
+                };
+                compare_all_with_needed(logits, sampling, seed).unwrap();
+            }
         }
     }
 
@@ -391,13 +419,16 @@ mod tests {
         let logits: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 1000) as f32 / 100.0).collect();
         let draw = |top_k, top_p, min_p, seed| {
             let temperature = 0.8;
-            let mut sampler = Sampler::new(Sampling {
-                temperature,
-                top_k,
-                top_p,
-                min_p,
-                seed,
-            });
+            let mut sampler = Sampler::new(
+                Sampling {
+                    temperature,
+                    top_k,
+                    top_p,
+                    min_p,
+                    seed,
+                },
+                logits.len(),
+            );
             [(); 6].map(|()| sampler.sample(Logits::All(&logits)))
         };
         assert_eq!(draw(0, 1.0, 0.0, 1), [865, 149, 482, 729, 371, 568]);
@@ -407,10 +438,13 @@ mod tests {
     #[test]
     fn frequencies_follow_the_probabilities() {
         let logits = [0.0, 1.0f32, 2.0];
-        let mut sampler = Sampler::new(Sampling {
-            temperature: 1.0,
-            ..Sampling::greedy()
-        });
+        let mut sampler = Sampler::new(
+            Sampling {
+                temperature: 1.0,
+                ..Sampling::greedy()
+            },
+            logits.len(),
+        );
         let mut counts = [0; 3];
         (0..30_000).for_each(|_| counts[sampler.sample(Logits::All(&logits)) as usize] += 1);
         let sum: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();

@@ -293,7 +293,7 @@ impl Scheduler {
             cache,
             rows: 0..0,
             ignore_eos: request.ignore_eos,
-            sampler: Sampler::new(request.sampling),
+            sampler: Sampler::new(request.sampling, self.forward.model().config.vocab),
             stream: StreamDecoder::new(request.stop),
             events,
             stats: Stats {
@@ -313,7 +313,6 @@ impl Scheduler {
     /// Chooses the rows of the next pass: at least one, as there is an active sequence.
     fn plan(&mut self) {
         self.rows.clear();
-        let vocab = self.forward.model().config.vocab;
         let generating = self.active.iter().filter(|sequence| !sequence.in_prompt()).count();
         let mut for_prompts = self.batch - generating;
         if generating > 0 {
@@ -328,7 +327,7 @@ impl Scheduler {
             }
             let first_row = self.rows.len();
             let positions = sequence.fed..sequence.fed + count;
-            let last = sequence.sampler.sampling().need(vocab);
+            let last = sequence.sampler.need();
             self.rows.extend(positions.map(|position| Row {
                 cache: sequence.cache,
                 position,

@@ -42,8 +42,8 @@ impl Session {
 
     /// The same; the token that follows the last of them.
     pub fn sample(&mut self, tokens: &[u32], sampler: &mut Sampler) -> Result<u32, PassError> {
-        let need = sampler.sampling().need(self.forward.model().config.vocab);
-        self.feed_for(tokens, need).map(|logits| sampler.sample(logits))
+        self.feed_for(tokens, sampler.need())
+            .map(|logits| sampler.sample(logits))
     }
 
     fn feed_for(&mut self, tokens: &[u32], need: Need) -> Result<Logits<'_>, PassError> {
@@ -178,7 +178,7 @@ mod tests {
         // The tokens, and whether candidates were enough to choose them.
         let generate = |sampling: &Sampling| {
             let mut session = Session::new(Arc::clone(&model), testing::kernels(), 2, 40, 9);
-            let mut sampler = Sampler::new(sampling.clone());
+            let mut sampler = Sampler::new(sampling.clone(), VOCAB);
             let mut tokens = TOKENS.to_vec();
             let mut candidates = 0;
             for fed in [0].into_iter().chain(TOKENS.len()..39) {

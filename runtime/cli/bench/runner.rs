@@ -57,8 +57,8 @@ impl Runner {
 
     /// One token of every sequence: `last` are the tokens at `position`, and then those after it.
     pub fn step(&mut self, position: usize, last: &mut [u32]) -> Result<(), PassError> {
-        let mut greedy = Sampler::new(Sampling::greedy());
-        let need = greedy.sampling().need(self.forward.model().config.vocab);
+        let mut greedy = Sampler::new(Sampling::greedy(), self.forward.model().config.vocab);
+        let need = greedy.need();
         self.rows.clear();
         self.rows.extend(last.iter().enumerate().map(|(cache, &token)| Row {
             cache,
@@ -89,7 +89,7 @@ pub fn warm(forward: &mut Forward) -> Result<(), PassError> {
         cache: 0,
         position: 0,
         token: 0,
-        need: Sampling::greedy().need(forward.model().config.vocab),
+        need: Sampler::new(Sampling::greedy(), forward.model().config.vocab).need(),
     };
     Ok(forward.pass(&mut caches, &[row])?.check(0)?)
 }
