@@ -6,14 +6,25 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::{env, fs};
 
 use sterna_codegen::kernels::Isa;
 use sterna_codegen::plan::KernelPlan;
 use sterna_codegen::render::{self, Templates, Unit};
-use sterna_codegen::target::{Arch, TargetSpec};
+use sterna_codegen::target::{Arch, TargetError, TargetSpec};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    let Err(error) = build() else { return ExitCode::SUCCESS };
+    // Cargo shows these as errors of the build, and not what a failing `main` would print: a dump of the value.
+    error
+        .to_string()
+        .lines()
+        .for_each(|line| println!("cargo::error={line}"));
+    ExitCode::FAILURE
+}
+
+fn build() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let targets = root.join("images/targets");
@@ -29,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if name.contains('/') || name.ends_with(".toml") {
         println!("cargo:rerun-if-changed={name}");
     }
-    let target = TargetSpec::resolve(&targets, &name)?;
+    let target = TargetSpec::resolve(&targets, &name).map_err(|error| explain(error, &name))?;
     if target.arch != arch {
         let (wants, is) = (target.arch.rust_name(), arch.rust_name());
         return Err(format!("target {name} is for {wants}, this build is for {is}: pass the matching --target").into());
@@ -51,6 +62,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("abi.rs"), render::abi())?;
     fs::write(out.join("plan.json"), plan.to_json())?;
     Ok(())
+}
+
+/// Errors about `STERNA_TARGET`, with the next step.
+fn explain(error: TargetError, name: &str) -> String {
+    match error {
+        TargetError::Unknown { .. } if name == "native" => {
+            "STERNA_TARGET=native: a build depends on files alone, never on the \
+            CPU that it runs on. Describe this machine with `cargo xtask detect --write NAME` and build with \
+            STERNA_TARGET=NAME, or use `cargo xtask build-image --target native`, which does both for an image"
+                .to_owned()
+        }
+        error => format!("STERNA_TARGET={name}: {error}"),
+    }
 }
 
 /// One static library for one level: its flags reach no other code.

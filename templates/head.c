@@ -38,7 +38,7 @@ static float dot_f16(const uint8_t *restrict w, const float *restrict x, size_t 
     v32 acc = v32_zero();
     size_t i = 0;
     for (; i + 32 <= n; i += 32) {
-        __builtin_prefetch(w + 2 * i + {{ prefetch_bytes }});
+        {% if prefetch_bytes %}__builtin_prefetch(w + 2 * i + {{ prefetch_bytes }});{% endif %}
         acc = v32_join(acc, v16_load_f16(row + i), v16_load_f16(row + i + 16), x + i);
     }
     float rest[32];

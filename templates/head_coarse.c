@@ -153,7 +153,7 @@ static inline int32_t sum_512(sums_512 v) {
 static int32_t row(const int8_t *restrict w, const int16_t *restrict x, size_t cols) {
     sums_{{ row_bits }} s0 = ZERO_{{ row_bits }}, s1 = s0, s2 = s0, s3 = s0;
     for (size_t c = 0; c < cols; c += 64, w += 64, x += 64) {
-        __builtin_prefetch(w + {{ prefetch_bytes }});
+        {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
 {%- for i in range(end=64, step_by=row_lanes) %}
 {%- set s = loop.index0 % 4 %}
         s{{ s }} = mac_{{ row_bits }}(s{{ s }}, widen_{{ row_bits }}(w + {{ i }}), load_{{ row_bits }}(x + {{ i }}));

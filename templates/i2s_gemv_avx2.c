@@ -23,7 +23,7 @@ void sterna_i2s_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *restric
             const size_t end = blocks - b < {{ widen_blocks }} ? blocks : b + {{ widen_blocks }};
             __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
             for (; b < end; b++, w += 32, xb += 128) {
-                __builtin_prefetch(w + {{ prefetch_bytes }});
+                {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
                 const __m256i v = _mm256_loadu_si256((const __m256i *)w);
 {%- for field in range(end=4) %}
                 const __m256i c{{ field }} = _mm256_and_si256({% if field < 3 %}_mm256_srli_epi16(v, {{ 6 - 2 * field }}){% else %}v{% endif %}, three);

@@ -25,7 +25,7 @@ void sterna_i2s_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *restric
         const int8_t *xb = x;
         size_t b = 0;
         for (; b + 2 <= blocks; b += 2, w += 64, xb += 256) {
-            __builtin_prefetch(w + {{ prefetch_bytes }});
+            {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
             const __m512i v0 = block(w), v1 = block(w + 32);
             DPBUSD(upper_0, _mm512_and_si512(v0, upper), _mm512_loadu_si512(xb));
             DPBUSD(lower_0, _mm512_and_si512(v0, lower), _mm512_loadu_si512(xb + 64));

@@ -23,7 +23,7 @@ void sterna_i2s_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *restric
             const size_t end = blocks - b < {{ widen_blocks }} ? blocks : b + {{ widen_blocks }};
             __m512i acc0 = _mm512_setzero_si512(), acc1 = acc0;
             for (; b < end; b++, w += 32, xb += 128) {
-                __builtin_prefetch(w + {{ prefetch_bytes }});
+                {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
                 const __m512i v = block(w);
                 const __m512i upper = _mm512_and_si512(_mm512_srlv_epi32(v, upper_shift), three);
                 const __m512i lower = _mm512_and_si512(_mm512_srlv_epi32(v, lower_shift), three);

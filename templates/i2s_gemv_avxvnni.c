@@ -24,7 +24,7 @@ void sterna_i2s_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *restric
         const int8_t *xb = x;
         size_t b = 0;
         for (; b + 2 <= blocks; b += 2, w += 64, xb += 256) {
-            __builtin_prefetch(w + {{ prefetch_bytes }});
+            {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
             const __m256i v = _mm256_loadu_si256((const __m256i *)w), u = _mm256_loadu_si256((const __m256i *)(w + 32));
 {%- for field in range(end=4) %}
             DPBUSD(a{{ field }}, _mm256_and_si256(v, mask{{ field }}), _mm256_loadu_si256((const __m256i *)(xb + {{ 32 * field }})));

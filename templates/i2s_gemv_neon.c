@@ -19,7 +19,7 @@ void sterna_i2s_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *restric
 {%- if isa != "neon" %}
         int32x4_t sum0 = vdupq_n_s32(0), sum1 = vdupq_n_s32(0);
         for (size_t b = 0; b < blocks; b++, w += 32, xb += 128) {
-            __builtin_prefetch(w + {{ prefetch_bytes }});
+            {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
 {%- for half in range(end=2) %}
             const uint8x16_t v{{ half }} = vld1q_u8(w + {{ 16 * half }});
 {%- for field in range(end=4) %}
@@ -35,7 +35,7 @@ void sterna_i2s_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *restric
             const size_t end = blocks - b < {{ widen_blocks }} ? blocks : b + {{ widen_blocks }};
             int16x8_t acc = vdupq_n_s16(0);
             for (; b < end; b++, w += 32, xb += 128) {
-                __builtin_prefetch(w + {{ prefetch_bytes }});
+                {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
 {%- for half in range(end=2) %}
                 const uint8x16_t v{{ half }} = vld1q_u8(w + {{ 16 * half }});
 {%- for field in range(end=4) %}

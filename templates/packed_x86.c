@@ -117,7 +117,7 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
                 const __m512i h = _mm512_sub_epi8(v, byte);
 {%- if n == 1 %}
                 (void)stride;
-                __builtin_prefetch(w + {{ prefetch_bytes }});
+                {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
                 DOT(f0, AND(f, SET8(0x03)), xb);
                 DOT(f1, AND(f, SET8(0x0c)), xb + 4);
                 DOT(f2, AND(f, SET8(0x30)), xb + 8);
@@ -142,7 +142,7 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
             for (size_t j = 0; j < 32; j += 4, w += {{ vector_bytes }}) {
                 const vec v = LOAD(w);
 {%- if n == 1 %}
-                __builtin_prefetch(w + {{ prefetch_bytes }});
+                {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
 {%- endif %}
 {%- if n == 1 and vnni %}
                 DOT(f3, AND(v, SET8((char)0xc0)), xb + j);

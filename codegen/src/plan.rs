@@ -197,20 +197,22 @@ impl VariantPlan {
         Ok(candidate)
     }
 
-    /// Sets a knob; an error where there is none of that name, or a kernel could not take the value.
+    /// Sets a knob; an error where there is none of that name, none that may be set, or a kernel could not take the value.
     fn set(&mut self, name: &str, value: u64, target: &TargetSpec) -> Result<&mut Knob, PlanError> {
         let level = self.isa.name();
-        let range = match name {
-            "mr" => 1..=16,
-            "nr" => 1..=64,
-            "prefetch_bytes" => 0..=1 << 20,
-            "weight_block_bytes" => 1 << 10..=1 << 30,
-            "token_block" => 1..=512,
-            "tables" => 8..=32,
-            _ => 0..=u64::from(u32::MAX),
+        // What the templates and the runtime's buffers are made for.
+        let allowed = match name {
+            "mr" => (1..=16).contains(&value),
+            "nr" => (1..=64).contains(&value),
+            "prefetch_bytes" => value <= 1 << 20,
+            "weight_block_bytes" => (1 << 10..=1 << 30).contains(&value),
+            "token_block" => (1..=512).contains(&value),
+            "tables" => matches!(value, 8 | 16 | 32),
+            "packed_tokens" => (1..=32).contains(&value),
+            _ => false,
         };
         let knob = self.knobs.iter_mut().find(|knob| knob.name == name);
-        let knob = knob.filter(|_| range.contains(&value)).ok_or_else(|| PlanError::Knob {
+        let knob = knob.filter(|_| allowed).ok_or_else(|| PlanError::Knob {
             target: target.name.clone(),
             level,
             knob: name.to_owned(),

@@ -238,13 +238,7 @@ impl Templates {
             .map(|k| k.role);
         context.insert("prototypes", &roles.map(|r| prototype(r, isa)).collect::<Vec<_>>());
         let source = self.tera.render(template, &context);
-        let source = source.map_err(|e| template_error(template, &e))?;
-        let prefetches = source.contains("__builtin_prefetch(");
-        Ok(match variant.knob("prefetch_bytes") {
-            // To prefetch what is loaded next is no use, but costs a load.
-            0 if prefetches => "#define __builtin_prefetch(line) ((void)(line))\n".to_owned() + &source,
-            _ => source,
-        })
+        source.map_err(|e| template_error(template, &e))
     }
 }
 
@@ -427,7 +421,7 @@ mod tests {
             none.source
                 .starts_with("#define sterna_i2s_gemv__avx2 sterna_i2s_gemv__avx2__none\n")
         );
-        assert!(none.source.contains("#define __builtin_prefetch"));
+        assert!(!none.source.contains("__builtin_prefetch"));
         assert!(unit(path("avx2__none", "i2s_gemm_avx2.c")).is_none());
         // Without candidates every unit is there, and nothing is renamed.
         let level = unit(path("avx2", "i2s_gemv_avx2.c")).expect("the plan's");

@@ -77,9 +77,9 @@ pub struct TunedKnob {
     pub value: u64,
     /// What the planner had.
     pub planned: u64,
-    /// What became faster: `decode` or `prefill`.
+    /// What became faster: `decode` or `prefill`, with the weights as they are after a while, or as mapped.
     pub measured: String,
-    /// By how many thousandths.
+    /// By how many thousandths; with every knob of that work together.
     pub gain_permille: u32,
     /// Half of the gain's confidence interval, in thousandths.
     pub spread_permille: u32,
@@ -260,11 +260,16 @@ impl TargetSpec {
             path: path.to_owned(),
             source,
         })?;
+        Self::parse(path, &text)
+    }
+
+    /// The same for a text that is the file's, or will be.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, TargetError> {
         let parse = |message: String| TargetError::Parse {
             path: path.to_owned(),
             message,
         };
-        let spec: TargetSpec = toml::from_str(&text).map_err(|e| parse(e.to_string()))?;
+        let spec: TargetSpec = toml::from_str(text).map_err(|e| parse(e.to_string()))?;
         spec.check().map_err(parse)?;
         Ok(spec)
     }

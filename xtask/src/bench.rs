@@ -18,7 +18,8 @@ use crate::cpu::Machine;
 use crate::progress::Progress;
 use crate::toolchain::Toolchain;
 use crate::{compile, machine, print, targets, tool, workspace};
-use figures::{Figure, Kind, Pattern};
+pub use figures::Kind;
+use figures::{Figure, Pattern};
 use rounds::{Comparison, Outcome};
 
 /// Build the runtime and measure it with a model, alone or against others
@@ -198,8 +199,8 @@ fn whole(tokens: u64, wall_s: f64) -> Figure {
     }
 }
 
-/// The binary, in the target folder, where it can be run.
-fn store(name: &str, binary: &[u8]) -> Result<PathBuf> {
+/// Stores a binary in the target folder, where it can be run.
+pub fn store(name: &str, binary: &[u8]) -> Result<PathBuf> {
     let path = workspace::target_dir().join("bench").join(name).join("sterna");
     let failed = || format!("cannot write {}", path.display());
     fs::create_dir_all(path.parent().context("a path with a folder")?).with_context(failed)?;

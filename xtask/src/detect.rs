@@ -65,7 +65,8 @@ fn runnable(machine: &Machine) -> Result<Vec<String>> {
         .collect())
 }
 
-fn store(spec: &TargetSpec, force: bool) -> Result<PathBuf> {
+/// The file of a new description; an error where the name is taken, or cannot be one.
+pub fn new_file(spec: &TargetSpec, force: bool) -> Result<PathBuf> {
     if spec.name == "native" {
         bail!("`native` always means the machine that builds: choose another name");
     }
@@ -88,6 +89,11 @@ fn store(spec: &TargetSpec, force: bool) -> Result<PathBuf> {
             other.name
         );
     }
+    Ok(path)
+}
+
+fn store(spec: &TargetSpec, force: bool) -> Result<PathBuf> {
+    let path = new_file(spec, force)?;
     std::fs::write(&path, spec.to_toml()).with_context(|| format!("cannot write {}", path.display()))?;
     if let Err(error) = TargetSpec::read(&path) {
         std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;

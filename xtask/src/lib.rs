@@ -26,6 +26,7 @@ pub mod targets;
 pub mod test;
 pub mod tool;
 pub mod toolchain;
+pub mod tune;
 pub mod verify;
 pub mod workspace;
 

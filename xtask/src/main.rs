@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use xtask::{bench, build_image, ci, codegen, demo, detect, inspect, matrix, push, targets, test, verify};
+use xtask::{bench, build_image, ci, codegen, demo, detect, inspect, matrix, push, targets, test, tune, verify};
 
 /// Sterna's build commands: from a description of a machine to a container image made for it.
 ///
@@ -25,6 +25,7 @@ enum Verb {
     Targets(targets::Args),
     /// Run every test, with debug assertions
     Test,
+    Tune(tune::Args),
     Verify(verify::Args),
 }
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Push(args) => push::run(&args),
         Verb::Targets(args) => targets::run(&args),
         Verb::Test => test::run(),
+        Verb::Tune(args) => tune::run(&args),
         Verb::Verify(args) => verify::run(&args),
     };
     match done {

@@ -14,6 +14,16 @@ pub enum Kind {
     Decode,
 }
 
+impl Kind {
+    /// As `sterna bench` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Prefill => "prefill",
+            Kind::Decode => "decode",
+        }
+    }
+}
+
 /// A rate, and what of its circumstances the output says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {

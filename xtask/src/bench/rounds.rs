@@ -148,7 +148,7 @@ impl Comparison {
                 tokens,
                 context,
             } = row.work;
-            let mut work = format!("{} {tokens}", if kind == Kind::Prefill { "prefill" } else { "decode" });
+            let mut work = format!("{} {tokens}", kind.name());
             if sequences > 1 {
                 let _ = write!(work, " x {sequences}");
             }
