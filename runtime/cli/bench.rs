@@ -131,6 +131,7 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
             memory: Memory::of("self"),
         },
         ceilings: BTreeMap::new(),
+        sparsity: Vec::new(),
         energy_unavailable: energy.as_ref().err().cloned(),
         start: None,
         results: Vec::new(),
@@ -176,6 +177,9 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
             dot_gmac_per_s: dot / 1e9,
         };
         report.ceilings.insert(threads, ceilings);
+        if !plan.decodes.is_empty() {
+            report.sparsity = bench.sparsity();
+        }
     }
     drop(reader);
     if args.start {

@@ -4,12 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
 
 use super::common::CommandError;
+use crate::engine::Sampling;
+use crate::engine::sampling::Sampler;
+use crate::engine::session::Session;
+use crate::engine::sparsity::{self, Shares};
 use crate::kernels::{self, Variant};
 use crate::machine::cpu::Machine;
+use crate::machine::limits::Limits;
 use crate::model::gguf::{Array, Value};
 use crate::model::{Config, GgufFile, InvalidModel, MapOptions, Model, ModelError};
 use crate::text::{ChatTemplate, Tokenizer};
@@ -31,7 +37,15 @@ pub struct InspectArgs {
     /// Read every ternary weight as well, and check it
     #[arg(long)]
     check: bool,
+    /// Run the model over a few words, and report how much of each layer's feed-forward was zero
+    #[arg(long)]
+    sparsity: bool,
 }
+
+/// What --sparsity reads, token by token, and how many tokens it generates after that.
+const SAMPLE: &str = "Terns are seabirds that are found all over the world, normally near the sea, rivers, or wetlands. Most of \
+                      them breed in colonies and lay their eggs on bare ground.";
+const GENERATED: usize = 32;
 
 /// Runs the command. A GGUF file that cannot be run is shown all the same; then the reason is the error.
 pub fn run(args: InspectArgs, machine: &Machine) -> Result<(), CommandError> {
@@ -40,7 +54,11 @@ pub fn run(args: InspectArgs, machine: &Machine) -> Result<(), CommandError> {
         true => model.validate_codes().map(|()| model),
         false => Ok(model),
     });
-    let report = Report::new(&file, model, machine);
+    let model = model.map(Arc::new);
+    let mut report = Report::new(&file, model.as_ref().map(|m| m.config.clone()), machine);
+    if let (Ok(model), true) = (&model, args.sparsity) {
+        report.sparsity = sparsity(Arc::clone(model), &file, machine)?;
+    }
     let mut out = io::stdout().lock();
     match args.json {
         true => writeln!(out, "{:#}", report.json())?,
@@ -50,22 +68,42 @@ pub fn run(args: InspectArgs, machine: &Machine) -> Result<(), CommandError> {
         Ok(_) => Ok(()),
         Err(reason) => Err(ModelError::Invalid {
             path: file.path.clone(),
-            reason,
+            reason: reason.clone(),
         }
         .into()),
     }
 }
 
+/// How much of each layer's feed-forward is zero over [`SAMPLE`], and over what the model says after it.
+fn sparsity(model: Arc<Model>, file: &GgufFile, machine: &Machine) -> Result<Vec<Shares>, CommandError> {
+    let tokenizer = Tokenizer::from_gguf(&file.gguf, None)?;
+    let mut tokens = tokenizer.encode(SAMPLE, true, true);
+    let sampled = tokens.len();
+    let capacity = (sampled + GENERATED).min(model.config.context);
+    let kernels = kernels::choose(&machine.features, "auto")?;
+    let mut greedy = Sampler::new(Sampling::greedy(), model.config.vocab);
+    let mut session = Session::new(model, kernels, Limits::read().threads(), capacity, 1);
+    for position in 0..capacity {
+        let next = session.sample(&[tokens[position]], &mut greedy)?;
+        if position + 1 >= sampled {
+            tokens.push(next);
+        }
+    }
+    Ok(session.sparsity())
+}
+
 struct Report<'a> {
     file: &'a GgufFile,
-    model: Result<Config, InvalidModel>,
+    model: Result<Config, &'a InvalidModel>,
     tokenizer: Result<Tokenizer, String>,
     template: Result<(), String>,
     kernels: Result<&'static Variant, String>,
+    /// Of each layer; empty where it was not measured.
+    sparsity: Vec<Shares>,
 }
 
 impl<'a> Report<'a> {
-    fn new(file: &'a GgufFile, model: Result<Model, InvalidModel>, machine: &Machine) -> Self {
+    fn new(file: &'a GgufFile, model: Result<Config, &'a InvalidModel>, machine: &Machine) -> Self {
         let tokenizer = Tokenizer::from_gguf(&file.gguf, None);
         let template = match &tokenizer {
             Ok(tokenizer) => ChatTemplate::from_gguf(&file.gguf, tokenizer, None)
@@ -75,10 +113,11 @@ impl<'a> Report<'a> {
         };
         Report {
             file,
-            model: model.map(|m| m.config),
+            model,
             tokenizer: tokenizer.map_err(|e| e.to_string()),
             template,
             kernels: kernels::choose(&machine.features, "auto").map_err(|e| e.to_string()),
+            sparsity: Vec::new(),
         }
     }
 
@@ -131,6 +170,7 @@ impl<'a> Report<'a> {
                                     json!({"name": name, "value": value, "formula": formula, "reason": reason})).collect::<Vec<_>>()}),
                 Err(problem) => json!({"problem": problem}),
             },
+            "sparsity": self.sparsity,
             "metadata": metadata,
             "encodings": totals.collect::<Vec<_>>(),
             "tensors": tensors.collect::<Vec<_>>(),
@@ -196,6 +236,17 @@ impl<'a> Report<'a> {
         match &self.template {
             Ok(()) => writeln!(out, "  {:<18} yes", "chat template")?,
             Err(problem) => writeln!(out, "  {:<18} no: {problem}", "chat template")?,
+        }
+        if !self.sparsity.is_empty() {
+            writeln!(out, "\nFeed-forward, measured")?;
+            for (layer, shares) in self.sparsity.iter().enumerate() {
+                let (closed, zero) = (shares.gate_closed * 100.0, shares.down_zero * 100.0);
+                writeln!(
+                    out,
+                    "  layer {layer:<12} gate closed {closed:5.1} %, input of down zero {zero:5.1} %"
+                )?;
+            }
+            writeln!(out, "  {:<18} {}", "all", sparsity::summary(&self.sparsity))?;
         }
         writeln!(out, "\nKernels")?;
         match &self.kernels {

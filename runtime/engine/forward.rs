@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::head::{Head, Logits, Need};
 use super::kv::KvCache;
+use super::sparsity::{Counts, Shares};
 use crate::kernels::{Angles, AttentionScratch, Heads, QuantRows, Tile, Variant};
 use crate::machine::pool::Pool;
 use crate::model::{Model, Ternary};
@@ -65,6 +66,8 @@ pub struct Forward {
     pool: Pool,
     /// RoPE: angle per position of pair i, base^(-2i / dim). (head_dim / 2)
     frequencies: Vec<f64>,
+    /// Of each layer, over the passes of one row.
+    sparsity: Vec<Counts>,
     scratch: Scratch,
 }
 
@@ -142,6 +145,7 @@ impl Forward {
         let frequency = |i| libm::pow(base, -2.0 * i as f64 / dim as f64);
         Forward {
             frequencies: (0..dim / 2).map(frequency).collect(),
+            sparsity: vec![Counts::default(); model.layers.len()],
             model,
             kernels,
             pool: Pool::new(threads),
@@ -179,6 +183,11 @@ impl Forward {
             own += head;
         }
         Traffic { body, head, own }
+    }
+
+    /// How much of each layer's feed-forward was zero in the passes of one row: those that generate. Empty before the first.
+    pub fn sparsity(&self) -> Vec<Shares> {
+        self.sparsity.iter().filter_map(Counts::shares).collect()
     }
 
     /// The output head, and what it did in the last pass.
@@ -283,6 +292,9 @@ impl Forward {
         let h = grow(&mut s.normed, n * config.ffn);
         kernels.rmsnorm(pool, inner, &layer.ffn_sub_norm, eps, h);
         kernels.quantize(pool, h, config.ffn, &mut s.quant);
+        if n == 1 {
+            self.sparsity[index].add(gate, &s.quant.q);
+        }
         add_linear(kernels, pool, &s.quant, &layer.ffn_down, &mut s.delta, x);
     }
 

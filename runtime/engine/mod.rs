@@ -11,6 +11,7 @@ pub mod perplexity;
 pub mod sampling;
 mod scheduler;
 pub mod session;
+pub mod sparsity;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -7,6 +7,7 @@ use super::forward::{Forward, PassError, Row};
 use super::head::{Logits, Need};
 use super::kv::KvCache;
 use super::sampling::Sampler;
+use super::sparsity::Shares;
 use crate::kernels::Variant;
 use crate::machine::pool::Pool;
 use crate::model::Model;
@@ -107,6 +108,11 @@ impl Session {
     /// Most rows in a pass.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// How much of the feed-forward was zero, layer by layer: see [`Forward::sparsity`].
+    pub fn sparsity(&self) -> Vec<Shares> {
+        self.forward.sparsity()
     }
 
     /// The threads of the pass.

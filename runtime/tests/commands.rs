@@ -1,4 +1,4 @@
-//! The contracts of `run`, `logits`, `perplexity` and `bench`, through the binary itself.
+//! The contracts of `run`, `logits`, `perplexity`, `inspect` and `bench`, through the binary itself.
 
 use std::fs;
 use std::io::Write;
@@ -243,6 +243,14 @@ fn bench_prints_one_object() {
     }
     assert_eq!(object["skipped"].as_array().unwrap().len(), 1);
     assert!(object["skipped"][0].as_str().unwrap().contains("after 9999"));
+    let sparsity = object["sparsity"].as_array().unwrap();
+    assert!(!sparsity.is_empty(), "of every layer");
+    for share in sparsity
+        .iter()
+        .flat_map(|layer| ["gate_closed", "down_zero"].map(|key| &layer[key]))
+    {
+        assert!((0.0..=1.0).contains(&share.as_f64().unwrap()), "{share}");
+    }
     let results = object["results"].as_array().unwrap();
     assert_eq!(results.len(), 2 * (1 + 2 * 2));
     let (one, two) = results.split_at(5);
@@ -276,6 +284,23 @@ fn bench_prints_one_object() {
     assert!(bytes(3) < bytes(1), "several sequences share the weights");
     let picture = fs::read_to_string(picture).unwrap();
     assert!(picture.starts_with("<svg") && picture.contains("prefill 8") && picture.contains("decode at 20"));
+}
+
+/// What training made of the feed-forward: most of it is zero.
+#[test]
+fn inspect_measures_the_sparsity_of_trained_weights() {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/sterna-demo.gguf");
+    let object: Value = serde_json::from_str(&stdout(&["inspect", demo, "--sparsity", "--json"], "")).unwrap();
+    let layers = object["sparsity"].as_array().unwrap();
+    assert_eq!(layers.len(), 4);
+    for layer in layers {
+        let share = |key: &str| layer[key].as_f64().unwrap();
+        assert!((0.5..0.9).contains(&share("gate_closed")), "{layer}");
+        assert!(share("down_zero") > share("gate_closed"), "{layer}");
+    }
+    let text = stdout(&["inspect", demo, "--sparsity"], "");
+    assert!(text.contains("input of down zero"), "{text}");
+    assert!(!stdout(&["inspect", demo], "").contains("input of down zero"));
 }
 
 #[test]

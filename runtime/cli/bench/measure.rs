@@ -15,6 +15,7 @@ use super::stats::{median, spread};
 use crate::engine::forward::{Forward, PassError, Traffic};
 use crate::engine::head::Need;
 use crate::engine::kv::KvCache;
+use crate::engine::sparsity::Shares;
 use crate::kernels::Variant;
 use crate::model::Model;
 
@@ -151,6 +152,11 @@ impl<'a, 'm> Bench<'a, 'm> {
             own: of(|rates| rates.own),
         };
         (rates, median(&self.dots))
+    }
+
+    /// How much of each layer's feed-forward was zero while generating.
+    pub fn sparsity(&self) -> Vec<Shares> {
+        self.runner.forward.sparsity()
     }
 
     /// A prompt of `tokens`, from an empty cache.

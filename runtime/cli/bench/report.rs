@@ -10,6 +10,7 @@ use super::measure::{BenchError, Measurement};
 use super::roofline::{Point, Series};
 use super::start::{Memory, Start};
 use crate::cli::common::CommandError;
+use crate::engine::sparsity::{self, Shares};
 
 /// The object of `bench --json`. Keys are only ever added; `docs/benchmarks.md` explains them.
 #[derive(Serialize)]
@@ -23,6 +24,8 @@ pub struct Report {
     pub steady: Steady,
     /// By number of threads.
     pub ceilings: BTreeMap<usize, Ceilings>,
+    /// Of each layer's feed-forward, while generating; empty where nothing was generated.
+    pub sparsity: Vec<Shares>,
     /// Why no joules are reported; absent where they are.
     pub energy_unavailable: Option<String>,
     /// Only with `--start`.
@@ -118,6 +121,9 @@ impl Report {
                  alone {:.1} GMAC/s",
                 ceilings.read_file_gb_per_s, ceilings.read_own_gb_per_s, ceilings.dot_gmac_per_s
             )?;
+        }
+        if !self.sparsity.is_empty() {
+            writeln!(out, "feed-forward: {}", sparsity::summary(&self.sparsity))?;
         }
         let steady = &self.steady;
         writeln!(

@@ -1,0 +1,90 @@
+//! How much of the feed-forward is zero, counted while a model generates.
+//!
+//! relu(gate)^2 * up is zero where the gate is closed, whatever up is there; and where an element of it rounds to zero in int8, a
+//! column of down is multiplied by zero. How often either happens is a property of trained weights: random ones show little of it.
+
+use serde::Serialize;
+
+/// Counts of one layer's feed-forward.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Elements of the inner vectors counted.
+    elements: u64,
+    /// Of them, those whose gate is <= 0.
+    closed: u64,
+    /// Of them, those that are zero at the input of down.
+    zero: u64,
+}
+
+impl Counts {
+    /// Adds one row: gate (ffn) before its activation, and the input of down (ffn) in int8.
+    pub fn add(&mut self, gate: &[f32], down: &[i8]) {
+        assert_eq!(gate.len(), down.len());
+        self.elements += gate.len() as u64;
+        // Without branches, so that the loops become vector code.
+        self.closed += u64::from(gate.iter().map(|&g| u32::from(g <= 0.0)).sum::<u32>());
+        self.zero += u64::from(down.iter().map(|&q| u32::from(q == 0)).sum::<u32>());
+    }
+
+    /// As shares; `None` when nothing was counted.
+    pub fn shares(&self) -> Option<Shares> {
+        let share = |n: u64| n as f64 / self.elements as f64;
+        (self.elements > 0).then(|| Shares {
+            gate_closed: share(self.closed),
+            down_zero: share(self.zero),
+        })
+    }
+}
+
+/// Shares of the inner vector's elements, 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Shares {
+    /// gate <= 0: the row of up is not needed.
+    pub gate_closed: f64,
+    /// Zero at the input of down, after rounding to int8: the column of down is not needed.
+    pub down_zero: f64,
+}
+
+/// A sentence about all layers: the mean of each share, its least and its greatest. Empty when there are none.
+pub fn summary(layers: &[Shares]) -> String {
+    let percent = |of: fn(&Shares) -> f64| {
+        let all = || layers.iter().map(|shares| of(shares) * 100.0);
+        let mean = all().sum::<f64>() / layers.len() as f64;
+        let (least, most) = (all().fold(100.0, f64::min), all().fold(0.0, f64::max));
+        format!("{mean:.1} % ({least:.1} to {most:.1})")
+    };
+    if layers.is_empty() {
+        return String::new();
+    }
+    format!(
+        "gate closed at {}, input of down zero at {}",
+        percent(|shares| shares.gate_closed),
+        percent(|shares| shares.down_zero)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_gates_and_zeros_are_counted() {
+        let mut counts = Counts::default();
+        assert_eq!(counts.shares(), None);
+        // Zero and minus zero are closed; what is not a number is not.
+        counts.add(&[-1.0, 0.0, -0.0, 0.5, f32::NAN], &[0, 0, 0, 0, 1]);
+        counts.add(&[1.0, 1.0, 1.0, -2.0, 3.0], &[-128, 1, -1, 0, 127]);
+        let shares = counts.shares().unwrap();
+        assert_eq!((shares.gate_closed, shares.down_zero), (0.4, 0.5));
+    }
+
+    #[test]
+    fn a_summary_has_the_mean_and_the_range() {
+        let layer = |gate_closed, down_zero| Shares { gate_closed, down_zero };
+        assert_eq!(summary(&[]), "");
+        assert_eq!(
+            summary(&[layer(0.5, 0.8), layer(0.75, 0.9)]),
+            "gate closed at 62.5 % (50.0 to 75.0), input of down zero at 85.0 % (80.0 to 90.0)"
+        );
+    }
+}
