@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::engine::Speculation;
 use crate::machine::limits::{Affinity, Threads};
 
 mod parse;
@@ -134,6 +135,9 @@ table! {
     /// Tokens of prompt per forward pass [default: 512]
     #[arg(short, value_name = "TOKENS")]
     batch_size: usize, parse::batch_size, ["LLAMA_ARG_BATCH"];
+    /// Guess tokens from the text so far, and verify them together where that pays: `ngram`, or `none` [default: ngram]
+    #[arg(value_name = "TYPE")]
+    spec_type: Speculation, parse::spec_type, ["LLAMA_ARG_SPEC_TYPE"];
     /// Requests that may wait beyond those; more get 429 [default: 128]
     #[arg(value_name = "N")]
     queue_size: usize, parse::queue_size, [];
@@ -290,6 +294,8 @@ pub struct Settings {
     pub parallel: Parallel,
     /// Tokens of prompt per forward pass.
     pub batch: usize,
+    /// What to do with guesses at the next tokens.
+    pub speculation: Speculation,
     /// Requests that may wait.
     pub queue: usize,
     /// Kernel variant by name; `None` = the best that this CPU runs.
@@ -337,6 +343,7 @@ impl Settings {
                 .parallel
                 .map_or(Parallel::AtMost(preset.parallel), Parallel::Exactly),
             batch: args.batch_size.unwrap_or(preset.batch),
+            speculation: args.spec_type.unwrap_or_default(),
             queue: args.queue_size.unwrap_or(128),
             kernel: args.kernel.and_then(|name| parse::kernel(name, &mut warnings)),
             affinity: args.cpu_affinity.unwrap_or_default(),

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::chat::Chat;
 use super::common::{CommandError, ModelArgs, TokenList, read_text};
-use crate::engine::{Engine, EngineConfig, Event, FinishReason, Request, Sampling, Stats};
+use crate::engine::{Engine, EngineConfig, Event, FinishReason, Request, Sampling, Speculation, Stats};
 use crate::machine::cpu::Machine;
 use crate::machine::limits::Threads;
 use crate::text::{ChatTemplate, TemplateError, Tokenizer};
@@ -50,6 +50,9 @@ pub struct RunArgs {
         env = "STERNA_CTX_SIZE"
     )]
     ctx_size: usize,
+    /// Guess tokens from the text so far, and verify them together where that pays: `ngram`, or `none`; the output is the same
+    #[arg(long, value_name = "TYPE", default_value = "ngram", env = "STERNA_SPEC_TYPE")]
+    spec_type: Speculation,
     /// Pre-tokenizer, overriding the model's: `llama-bpe`, or `default` for what bitnet.cpp does without one
     #[arg(long, value_name = "NAME", env = "STERNA_TOKENIZER_PRE")]
     tokenizer_pre: Option<String>,
@@ -121,6 +124,7 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
         parallel: 1,
         queue: 1, // a message after an answer that was stopped and is not quite over
         batch: 512,
+        speculation: args.spec_type,
     };
     let engine = Engine::start(
         Arc::new(opened.model),
@@ -196,6 +200,8 @@ impl Answer {
         let Stats {
             prompt_tokens,
             generated_tokens,
+            guessed_tokens,
+            right_tokens,
             prefill_ms,
             decode_ms,
             ..
@@ -219,6 +225,8 @@ impl Answer {
                 "predicted_n": generated_tokens,
                 "predicted_ms": decode_ms,
                 "predicted_per_second": per_second(decoded, decode_ms),
+                "draft_n": guessed_tokens,
+                "draft_n_accepted": right_tokens,
             },
         })
     }

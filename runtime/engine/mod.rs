@@ -12,6 +12,7 @@ pub mod sampling;
 mod scheduler;
 pub mod session;
 pub mod sparsity;
+mod speculate;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -30,6 +31,7 @@ use forward::Forward;
 use kv::KvCache;
 pub use sampling::Sampling;
 use scheduler::{Scheduler, Shared};
+pub use speculate::Speculation;
 
 /// One generation.
 #[derive(Debug, Clone)]
@@ -87,6 +89,10 @@ pub struct Stats {
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub generated_tokens: usize,
+    /// Guesses at tokens that were verified.
+    pub guessed_tokens: usize,
+    /// Those of them that came true, which are among the generated ones.
+    pub right_tokens: usize,
     /// Waiting in the queue, in milliseconds.
     pub queue_ms: f64,
     /// Prompt processing, in milliseconds.
@@ -153,6 +159,8 @@ pub struct EngineConfig {
     pub queue: usize,
     /// Tokens per forward pass.
     pub batch: usize,
+    /// What to do with guesses at the next tokens.
+    pub speculation: Speculation,
 }
 
 impl EngineConfig {

@@ -2,7 +2,8 @@
 //!
 //! Requests are admitted first come first served, up to as many at once as there are caches. Every pass feeds
 //! the next token of each sequence that is generating, so that nobody starves, and adds prompts, oldest first: as much
-//! as the batch holds, or a small piece when others wait for that pass.
+//! as the batch holds, or a small piece when others wait for that pass. While nobody's prompt is in the way, a few sequences add
+//! guesses at their next tokens ([`super::speculate`]).
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -15,6 +16,7 @@ use super::forward::{Forward, Lost, NonFinite, Output, Row};
 use super::head::Need;
 use super::kv::KvCache;
 use super::sampling::Sampler;
+use super::speculate::{self, Costs, Lookup, Speculation};
 use super::{EngineConfig, Event, FinishReason, Request, Stats, SubmitError};
 use crate::text::{Piece, StreamDecoder, Tokenizer};
 
@@ -116,8 +118,11 @@ struct Sequence {
     /// Length at which it ends.
     longest: usize,
     cache: usize,
-    /// Its rows in the current pass.
+    /// Its rows in the current pass, guesses included.
     rows: Range<usize>,
+    lookup: Lookup,
+    /// How many of its rows are guesses: the last ones.
+    guessed: usize,
     ignore_eos: bool,
     sampler: Sampler,
     stream: StreamDecoder,
@@ -138,16 +143,39 @@ impl Sequence {
         let _ = self.events.send(event);
     }
 
-    /// Takes the results of a pass: the next token, if the pass reached the end of what there was. True = it is over.
+    /// Takes the results of a pass: the next token, if the pass reached the end of what there was, and those after it while the
+    /// pass has guessed right. True = it is over.
     fn advance(&mut self, output: &Output<'_>, tokenizer: &Tokenizer) -> bool {
-        if let Some(NonFinite) = self.rows.clone().find_map(|row| output.check(row).err()) {
-            self.send(Event::Failed(NonFinite.to_string()));
-            return true;
+        let certain = self.rows.start..self.rows.end - self.guessed;
+        if let Some(NonFinite) = certain.clone().find_map(|row| output.check(row).err()) {
+            return self.fail(NonFinite);
         }
-        if self.rows.is_empty() || self.fed < self.tokens.len() {
+        if certain.is_empty() || self.fed < self.tokens.len() {
             return false;
         }
-        let logits = output.logits(self.rows.end - 1).expect("checked above");
+        self.stats.guessed_tokens += self.guessed;
+        let known = self.tokens.len();
+        let mut over = self.take(output, certain.end - 1, tokenizer);
+        for (row, i) in (certain.end..self.rows.end).zip(0..) {
+            // A row counts when its token is the one that was chosen. What a wrong one left in the cache is written again before
+            // anything looks at it.
+            if over || self.tokens.last() != self.lookup.guess().get(i) {
+                break;
+            }
+            self.fed += 1;
+            self.stats.right_tokens += 1;
+            over = self.take(output, row, tokenizer);
+        }
+        self.lookup.learn(&self.tokens[known..]);
+        over
+    }
+
+    /// Chooses the token that follows a row. True = it is over.
+    fn take(&mut self, output: &Output<'_>, row: usize, tokenizer: &Tokenizer) -> bool {
+        let logits = match output.logits(row) {
+            Ok(logits) => logits,
+            Err(error) => return self.fail(error),
+        };
         let id = self.sampler.sample(logits);
         self.count_time();
         if tokenizer.is_eog(id) && !self.ignore_eos {
@@ -164,6 +192,12 @@ impl Sequence {
             (false, false) => return false,
         };
         self.done(reason);
+        true
+    }
+
+    /// It is over, and why.
+    fn fail(&self, error: NonFinite) -> bool {
+        self.send(Event::Failed(error.to_string()));
         true
     }
 
@@ -200,6 +234,8 @@ pub struct Scheduler {
     active: Vec<Sequence>,
     /// Rows of the current pass.
     rows: Vec<Row>,
+    speculation: Speculation,
+    costs: Costs,
 }
 
 impl Scheduler {
@@ -218,6 +254,8 @@ impl Scheduler {
             caches,
             active: Vec::new(),
             rows: Vec::new(),
+            speculation: config.speculation,
+            costs: Costs::default(),
             shared,
             forward,
             tokenizer,
@@ -292,6 +330,8 @@ impl Scheduler {
             fed: 0,
             cache,
             rows: 0..0,
+            lookup: Lookup::new(),
+            guessed: 0,
             ignore_eos: request.ignore_eos,
             sampler: Sampler::new(request.sampling, self.forward.model().config.vocab),
             stream: StreamDecoder::new(request.stop),
@@ -318,6 +358,9 @@ impl Scheduler {
         if generating > 0 {
             for_prompts = for_prompts.min(PROMPT_ROWS_BESIDE);
         }
+        let guesses = self.guesses_each(generating);
+        // Of the pass so far, a row and a token for each sequence included.
+        let (mut rows, mut expected) = (generating, generating as f64);
         for sequence in &mut self.active {
             // A sequence that generates has one token pending.
             let mut count = sequence.tokens.len() - sequence.fed;
@@ -338,18 +381,60 @@ impl Scheduler {
                     Need::None
                 },
             }));
-            sequence.rows = first_row..self.rows.len();
             sequence.fed += count;
+            sequence.guessed = 0;
+            sequence.lookup.clear();
+            if guesses > 0 {
+                // A guess is of use when a token may follow it.
+                let room = sequence.longest - sequence.tokens.len() - 1;
+                sequence.lookup.propose(&sequence.tokens, room.min(guesses));
+                (sequence.guessed, expected) = match self.speculation {
+                    Speculation::Always => (sequence.lookup.guess().len(), expected),
+                    _ if !self.costs.allow() => (0, expected),
+                    _ => sequence.lookup.worth(&self.costs, rows, expected),
+                };
+                rows += sequence.guessed;
+                let guessed = &sequence.lookup.guess()[..sequence.guessed];
+                self.rows
+                    .extend(guessed.iter().zip(sequence.fed..).map(|(&token, position)| Row {
+                        cache: sequence.cache,
+                        position,
+                        token,
+                        need: last,
+                    }));
+            }
+            sequence.rows = first_row..self.rows.len();
+        }
+    }
+
+    /// Most guesses of each sequence, when `generating` of them are: none while a prompt waits.
+    fn guesses_each(&self, generating: usize) -> usize {
+        let few = (1..=speculate::SEQUENCES).contains(&generating) && generating == self.active.len();
+        match self.speculation {
+            Speculation::Never => 0,
+            _ if !few => 0,
+            _ => (self.batch.min(speculate::ROWS) / generating).saturating_sub(1),
         }
     }
 
     /// One pass, and its consequences for each sequence that had a row in it.
     fn step(&mut self) -> Result<(), Lost> {
+        let began = Instant::now();
         let output = self.forward.pass(&mut self.caches, &self.rows)?;
         let tokenizer = &*self.tokenizer;
+        let (generating, of_prompts) = (self.active.len(), self.active.iter().any(Sequence::in_prompt));
+        let (mut guessed, mut right) = (0, 0);
         end_where(&mut self.active, &mut self.free_caches, |sequence| {
-            sequence.advance(&output, tokenizer)
+            let before = sequence.stats.right_tokens;
+            let over = sequence.advance(&output, tokenizer);
+            guessed += sequence.guessed;
+            right += sequence.stats.right_tokens - before;
+            over
         });
+        if !of_prompts {
+            self.costs
+                .record(generating, guessed, right, began.elapsed().as_secs_f64());
+        }
         Ok(())
     }
 }

@@ -269,6 +269,8 @@ fn log_end(reason: FinishReason, stats: &Stats) {
     tracing::info!(
         prompt_tokens = stats.prompt_tokens,
         generated_tokens = stats.generated_tokens,
+        guessed_tokens = stats.guessed_tokens,
+        right_tokens = stats.right_tokens,
         queue_ms = stats.queue_ms.round(),
         prefill_ms = stats.prefill_ms.round(),
         decode_ms = stats.decode_ms.round(),
@@ -284,6 +286,8 @@ pub fn timings(stats: &Stats) -> Value {
     let &Stats {
         prompt_tokens,
         generated_tokens,
+        guessed_tokens,
+        right_tokens,
         queue_ms,
         prefill_ms,
         decode_ms,
@@ -298,6 +302,8 @@ pub fn timings(stats: &Stats) -> Value {
         "predicted_ms": decode_ms,
         "predicted_per_token_ms": each(generated_tokens, decode_ms),
         "predicted_per_second": rate(generated_tokens, decode_ms),
+        "draft_n": guessed_tokens,
+        "draft_n_accepted": right_tokens,
     })
 }
 

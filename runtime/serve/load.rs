@@ -61,6 +61,7 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
             parallel,
             queue: settings.queue,
             batch: settings.batch,
+            speculation: settings.speculation,
         },
     )
     .map_err(|error| match error {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::Speculation;
 use crate::machine::limits::{Affinity, Threads};
 
 use super::{ApiKeys, UseCase};
@@ -128,6 +129,10 @@ pub(super) fn use_case(text: &str) -> Result<UseCase, String> {
         "memory_efficient" => Ok(UseCase::MemoryEfficient),
         _ => Err("high_performance, balanced or memory_efficient is needed".to_owned()),
     }
+}
+
+pub(super) fn spec_type(text: &str) -> Result<Speculation, String> {
+    text.parse()
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -113,6 +113,23 @@ fn a_key_is_never_shown() {
 }
 
 #[test]
+fn llama_cpp_s_kinds_of_lookup_are_one_here() {
+    for (text, expected) in [
+        ("none", Speculation::Never),
+        ("ngram", Speculation::WherePaying),
+        ("ngram-mod", Speculation::WherePaying),
+    ] {
+        let s = settings(&[("LLAMA_ARG_SPEC_TYPE", text)]).unwrap();
+        assert_eq!(s.speculation, expected, "{text}");
+    }
+    assert_eq!(settings(&[]).unwrap().speculation, Speculation::WherePaying);
+    let error = settings(&[("LLAMA_ARG_SPEC_TYPE", "draft-mtp")])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("ngram or none"), "{error}");
+}
+
+#[test]
 fn what_does_nothing_is_said_once() {
     let s = settings(&[
         ("BITNET_BINARY", "/app/llama-cli"),

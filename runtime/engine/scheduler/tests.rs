@@ -9,6 +9,8 @@ use crate::engine::{Engine, Sampling, StartError, testing};
 use crate::model::{MapOptions, Model};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+mod guesses;
+
 /// Vocabulary of the model by hand: all of them tokens of plain text.
 const VOCAB: usize = 40;
 
@@ -19,14 +21,30 @@ fn tokenizer() -> Arc<Tokenizer> {
 }
 
 fn start(model: Arc<Model>, parallel: usize, queue: usize, batch: usize) -> Engine {
+    start_guessing(Speculation::Always, model, parallel, queue, batch)
+}
+
+fn start_guessing(speculation: Speculation, model: Arc<Model>, parallel: usize, queue: usize, batch: usize) -> Engine {
+    start_with(tokenizer(), speculation, model, parallel, queue, batch)
+}
+
+fn start_with(
+    tokenizer: Arc<Tokenizer>,
+    speculation: Speculation,
+    model: Arc<Model>,
+    parallel: usize,
+    queue: usize,
+    batch: usize,
+) -> Engine {
     let config = EngineConfig {
         threads: 1,
         context: 0,
         parallel,
         queue,
         batch,
+        speculation,
     };
-    Engine::start(model, tokenizer(), testing::kernels(), config).unwrap()
+    Engine::start(model, tokenizer, testing::kernels(), config).unwrap()
 }
 
 fn request(prompt: &[u32], max_tokens: usize) -> Request {
@@ -270,6 +288,7 @@ fn a_cache_larger_than_memory_is_refused_at_start() {
         parallel: 1 << 40,
         queue: 0,
         batch: 1,
+        speculation: Speculation::Never,
     };
     let error = Engine::start(testing::model(), tokenizer(), testing::kernels(), config)
         .err()
