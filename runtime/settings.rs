@@ -126,7 +126,7 @@ table! {
     /// Tokens of context per request; 0 = what the model was trained for [default: 4096, or the model's if less]
     #[arg(short, value_name = "TOKENS")]
     ctx_size: usize, parse::ctx_size, ["BITNET_CTX_SIZE", "LLAMA_ARG_CTX_SIZE"];
-    /// Threads of the forward pass, or `auto`: the cores that affinity and cgroup grant [default: auto]
+    /// Threads of the forward pass, at most one a CPU; or `auto`: the cores that affinity and cgroup grant [default: auto]
     #[arg(short, value_name = "N", allow_hyphen_values = true)]
     threads: Threads, parse::threads, ["BITNET_THREADS", "LLAMA_ARG_THREADS", "OMP_NUM_THREADS"];
     /// Requests that are generated side by side, also spelled -np [default: 4, or as many as fit into memory]

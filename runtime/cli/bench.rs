@@ -51,7 +51,7 @@ A list may hold 0 where there is nothing to measure.")]
 pub struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Numbers of threads, or `auto` [default: 1 to auto; above 8 the powers of two, and auto]
+    /// Numbers of threads, at most one a CPU, or `auto` [default: 1 to auto; above 8 the powers of two, and auto]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     threads: Vec<Threads>,
     /// Prompt lengths, in tokens

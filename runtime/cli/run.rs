@@ -26,7 +26,7 @@ pub struct RunArgs {
     /// Token ids to continue, instead of text
     #[arg(long, value_name = "IDS")]
     tokens: Option<TokenList>,
-    /// Threads of the forward pass, or `auto`: the cores that affinity and cgroup grant
+    /// Threads of the forward pass, at most one a CPU; or `auto`: the cores that affinity and cgroup grant
     #[arg(short, long, value_name = "N", default_value = "auto", env = "STERNA_THREADS")]
     threads: Threads,
     /// Most tokens to generate [default: until the model ends, or the context does]

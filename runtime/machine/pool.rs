@@ -49,7 +49,7 @@ struct Shared {
 }
 
 impl Pool {
-    /// A pool of `threads` threads (at least 1), the caller's included.
+    /// A pool of `threads` threads (at least 1), the caller's included: how many is `limits`' business.
     ///
     /// Where the system refuses a thread (a process limit), the pool has as many as there are.
     pub fn new(threads: usize) -> Self {
@@ -236,6 +236,68 @@ mod tests {
             thread::sleep(std::time::Duration::from_millis(20));
             assert_eq!(count(&pool, 1), [1, 1]);
         }
+    }
+
+    /// CPU time that another thread has used so far, in nanoseconds.
+    fn cpu_time(clock: libc::clockid_t) -> i64 {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the kernel writes one timespec; the thread of the clock is alive as long as its pool.
+        assert_eq!(unsafe { libc::clock_gettime(clock, &raw mut time) }, 0);
+        time.tv_sec * 1_000_000_000 + time.tv_nsec
+    }
+
+    /// The clocks of a pool's workers, without the caller's.
+    fn clocks(pool: &Pool) -> Vec<libc::clockid_t> {
+        let clocks = Mutex::new(Vec::new());
+        pool.run(&|i| {
+            let mut clock = 0;
+            // SAFETY: a thread's own handle is valid, and one clockid is written.
+            let rc = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+            assert_eq!(rc, 0);
+            if i > 0 {
+                lock(&clocks).push(clock);
+            }
+        });
+        clocks.into_inner().unwrap()
+    }
+
+    /// By the workers' own clocks, so that a busy machine changes nothing.
+    #[test]
+    fn idle_workers_use_no_cpu_time() {
+        // With CPUs for all threads, which then spin first; and without.
+        for threads in [2, 4 * limits::usable_cpus() + 1] {
+            let pool = Pool::new(threads);
+            let clocks = clocks(&pool);
+            assert_eq!(clocks.len(), threads - 1);
+            let used = || clocks.iter().map(|&clock| cpu_time(clock)).sum::<i64>();
+            // All have spun: none is counted as parked that does not park next.
+            while pool.shared.parked.load(SeqCst) < clocks.len() {
+                thread::yield_now();
+            }
+            thread::sleep(std::time::Duration::from_millis(50));
+            let before = used();
+            thread::sleep(std::time::Duration::from_millis(300));
+            let idle = used() - before;
+            assert!(
+                idle < 1_000_000,
+                "{threads} threads used {idle} ns while nothing was to be done"
+            );
+        }
+    }
+
+    /// While the caller works alone for long, a worker that has nothing to do spins for a moment and parks.
+    #[test]
+    fn a_worker_that_is_done_early_spins_only_briefly() {
+        let pool = Pool::new(2);
+        let clock = clocks(&pool)[0];
+        let before = cpu_time(clock);
+        pool.run(&|i| {
+            if i == 0 {
+                thread::sleep(std::time::Duration::from_millis(300));
+            }
+        });
+        let used = cpu_time(clock) - before;
+        assert!(used < 30_000_000, "spun for {used} ns of 300 ms");
     }
 
     #[test]

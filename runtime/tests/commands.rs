@@ -229,7 +229,8 @@ fn bench_prints_one_object() {
             assert!(value[key].as_f64().unwrap() > 0.0, "{key} of {value}");
         }
     };
-    for threads in ["1", "2"] {
+    let results = object["results"].as_array().unwrap();
+    for threads in results.iter().map(|result| result["threads"].to_string()) {
         positive(
             &object["ceilings"][threads],
             &["read_file_gb_per_s", "read_own_gb_per_s", "dot_gmac_per_s"],
@@ -251,11 +252,12 @@ fn bench_prints_one_object() {
     {
         assert!((0.0..=1.0).contains(&share.as_f64().unwrap()), "{share}");
     }
-    let results = object["results"].as_array().unwrap();
     assert_eq!(results.len(), 2 * (1 + 2 * 2));
     let (one, two) = results.split_at(5);
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     for (a, b) in one.iter().zip(two) {
-        assert_eq!((&a["threads"], &b["threads"]), (&1.into(), &2.into()));
+        assert_eq!(a["threads"], 1);
+        assert!(b["threads"] == 2 || cpus == 1, "no thread without a CPU: {b}");
         for key in [
             "kind",
             "tokens",

@@ -42,7 +42,7 @@ fn docker_on_a_v2_host() {
             ("/sys/fs/cgroup/memory.max", "536870912\n"),
         ],
     );
-    assert_eq!(limits.threads(), 2);
+    assert_eq!(limits.threads(), 3);
     assert_eq!(limits.quota_cpus, Some(2.5));
     assert_eq!(limits.memory_bytes, Some(512 * MIB));
 }
@@ -136,6 +136,39 @@ fn smt_siblings_count_as_one_core() {
 }
 
 #[test]
+fn no_thread_is_started_without_a_cpu() {
+    let threads = |affinity: &str, max: &str, asked: &[usize]| -> Vec<usize> {
+        let files = [
+            MEMINFO,
+            V2_MOUNT,
+            ("/proc/self/cgroup", "0::/\n"),
+            ("/sys/fs/cgroup/cpu.max", max),
+        ];
+        let limits = limits(affinity, &files);
+        let asked = asked.iter().map(|&n| limits.threads_of(n));
+        [limits.threads()].into_iter().chain(asked).collect()
+    };
+    // Automatic; and of 1, 2, 8 that were asked for.
+    assert_eq!(threads("0-1", "max 100000", &[1, 2, 8]), [2, 1, 2, 2]);
+    assert_eq!(threads("5", "max 100000", &[1, 2, 8]), [1, 1, 1, 1]);
+    assert_eq!(threads("0-1", "50000 100000", &[1, 2, 8]), [1, 1, 1, 1]);
+    assert_eq!(threads("0-1", "1000 100000", &[8]), [1, 1]);
+    // The nearest: one more only for half of a CPU or more.
+    assert_eq!(threads("0-3", "149000 100000", &[8]), [1, 1]);
+    assert_eq!(threads("0-3", "150000 100000", &[8]), [2, 2]);
+    assert_eq!(threads("0-1", "900000 100000", &[8]), [2, 2]);
+    assert_eq!(threads("0-3", "max 100000", &[3]), [4, 3]);
+}
+
+#[test]
+fn two_hardware_threads_of_a_core_are_used_only_when_asked_for() {
+    let siblings = ("/sys/devices/system/cpu/cpu0/topology/core_cpus_list", "0-1\n");
+    let other = ("/sys/devices/system/cpu/cpu1/topology/core_cpus_list", "0-1\n");
+    let limits = limits("0-1", &[siblings, other]);
+    assert_eq!([limits.threads(), limits.threads_of(8)], [1, 2]);
+}
+
+#[test]
 fn cpu_lists_are_read_and_written() {
     for text in ["0", "0-3,6", "1,3,5", "0-1,4-5"] {
         assert_eq!(text.parse::<CpuSet>().unwrap().to_string(), text);
@@ -149,7 +182,9 @@ fn cpu_lists_are_read_and_written() {
 #[test]
 fn threads_are_auto_or_a_number() {
     assert_eq!("auto".parse(), Ok(Threads::Auto));
-    assert_eq!("3".parse::<Threads>().unwrap().resolve(), 3);
+    assert_eq!("1".parse::<Threads>().unwrap().resolve(), 1);
+    let most = "1024".parse::<Threads>().unwrap();
+    assert_eq!(most.resolve(), usable_cpus(), "no thread without a CPU");
     assert!("auto".parse::<Threads>().unwrap().resolve() >= 1);
     for bad in ["0", "-1", "many", "1.5", "100000"] {
         let message = bad.parse::<Threads>().unwrap_err();
