@@ -131,6 +131,14 @@ impl Isa {
         Some(Packing { rows, weights_per_byte })
     }
 
+    /// How its kernels want a matrix whose inputs are mostly zero: by columns; `None` where no kernel skips.
+    pub fn column_packing(self) -> Option<Packing> {
+        (self == Isa::Avx512vbmi).then_some(Packing {
+            rows: 320,
+            weights_per_byte: 5,
+        })
+    }
+
     /// f32 lanes of one vector register.
     pub fn f32_lanes(self) -> usize {
         match self {
@@ -144,7 +152,7 @@ impl Isa {
 /// A layout of re-packed ternary weights; `runtime/model/packed.rs` defines it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Packing {
-    /// Rows of a tile: the i32 lanes of a register, one row each.
+    /// Rows of a tile: by rows the i32 lanes of a register, one row each; by columns those of 64 bytes.
     pub rows: usize,
     /// 4 (2.0 bits a weight) or 5 (1.6).
     pub weights_per_byte: usize,
@@ -162,6 +170,8 @@ pub enum Role {
     PackedGemv,
     /// Prefill and small batches: re-packed ternary matrix times several int8 vectors.
     PackedGemm,
+    /// Decode: ternary matrix by columns times the non-zero part of one int8 vector.
+    PackedColumns,
     /// f32 row to int8 with one scale.
     Quantize,
     /// Integer sums to f32: acc / s * scale.
@@ -284,6 +294,7 @@ impl Role {
         Role::I2sGemm,
         Role::PackedGemv,
         Role::PackedGemm,
+        Role::PackedColumns,
         Role::Quantize,
         Role::Rescale,
         Role::Rmsnorm,
@@ -302,9 +313,17 @@ impl Role {
         Role::ProbeDot,
     ];
 
-    /// Kernels over re-packed weights: levels with an [`Isa::packing`] have them.
+    /// Kernels over re-packed weights.
     pub fn of_packed(self) -> bool {
-        matches!(self, Role::PackedGemv | Role::PackedGemm)
+        matches!(self, Role::PackedGemv | Role::PackedGemm | Role::PackedColumns)
+    }
+
+    /// Whether a level has a kernel for it: those of re-packed weights only where there is such a layout.
+    pub fn wanted_by(self, isa: Isa) -> bool {
+        match self {
+            Role::PackedColumns => isa.column_packing().is_some(),
+            role => !role.of_packed() || isa.packing().is_some(),
+        }
     }
 
     /// As in symbols and in the fields of the runtime's `Variant`.
@@ -314,6 +333,7 @@ impl Role {
             Role::I2sGemm => "i2s_gemm",
             Role::PackedGemv => "packed_gemv",
             Role::PackedGemm => "packed_gemm",
+            Role::PackedColumns => "packed_columns",
             Role::Quantize => "quantize",
             Role::Rescale => "rescale",
             Role::Rmsnorm => "rmsnorm",
@@ -356,6 +376,17 @@ impl Role {
                 ("tokens", Size),
                 ("y", MutI32),
                 ("y_stride", Size),
+            ],
+            // y[r] = sum code(r, columns[i]) * x[i] - x_sum; x (n), y (tiles, rows of a tile), columns every `stride` bytes of w
+            Role::PackedColumns => &[
+                ("w", ConstU8),
+                ("stride", Size),
+                ("columns", ConstI32),
+                ("x", ConstI8),
+                ("n", Size),
+                ("x_sum", I32),
+                ("tiles", Size),
+                ("y", MutI32),
             ],
             Role::Quantize => &[
                 ("x", ConstF32),
@@ -497,39 +528,25 @@ const FLOAT: &[(Role, &str)] = &[
 pub fn table() -> Vec<Kernel> {
     let mut rows = Vec::new();
     for &(isa, gemv, gemm) in INTEGER {
-        let exactness = Exactness::Integer;
-        rows.push(Kernel {
-            role: Role::I2sGemv,
-            isa,
-            template: gemv,
-            exactness,
-        });
-        rows.push(Kernel {
-            role: Role::I2sGemm,
-            isa,
-            template: gemm,
-            exactness,
-        });
-        if isa.packing().is_some() {
-            rows.extend([Role::PackedGemv, Role::PackedGemm].map(|role| Kernel {
+        let kernel = |exactness| {
+            move |(role, template)| Kernel {
                 role,
                 isa,
-                template: "packed_x86.c",
+                template,
                 exactness,
-            }));
+            }
+        };
+        let (integer, float) = (kernel(Exactness::Integer), kernel(Exactness::OrderedFloat));
+        rows.extend([(Role::I2sGemv, gemv), (Role::I2sGemm, gemm)].map(integer));
+        if isa.packing().is_some() {
+            rows.extend([Role::PackedGemv, Role::PackedGemm].map(|role| integer((role, "packed_x86.c"))));
         }
-        rows.extend(FLOAT.iter().map(|&(role, template)| Kernel {
-            role,
-            isa,
-            template,
-            exactness: Exactness::OrderedFloat,
-        }));
-        rows.extend(INTEGER_ONCE.iter().map(|&(role, template)| Kernel {
-            role,
-            isa,
-            template,
-            exactness,
-        }));
+        rows.extend(
+            isa.column_packing()
+                .map(|_| integer((Role::PackedColumns, "packed_columns.c"))),
+        );
+        rows.extend(FLOAT.iter().copied().map(float));
+        rows.extend(INTEGER_ONCE.iter().copied().map(integer));
     }
     rows
 }
@@ -550,7 +567,7 @@ mod tests {
         for &isa in Isa::ALL {
             for &role in Role::ALL {
                 let n = table().iter().filter(|k| k.isa == isa && k.role == role).count();
-                let expected = usize::from(!role.of_packed() || isa.packing().is_some());
+                let expected = usize::from(role.wanted_by(isa));
                 assert_eq!(n, expected, "{role:?} for {isa:?}");
             }
         }

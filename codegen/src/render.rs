@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tera::{Context, Tera};
 
-use crate::kernels::{Isa, Role};
+use crate::kernels::{Isa, Packing, Role};
 use crate::plan::{KernelChoice, KernelPlan, VariantPlan};
 
 /// One C file to compile.
@@ -68,6 +68,8 @@ pub struct Bounds {
     pub max_cols: i64,
     /// The same for re-packed weights, whose codes were checked (0: the level has none).
     pub packed_max_cols: i64,
+    /// The same for a matrix by columns.
+    pub columns_max_cols: i64,
 }
 
 impl Bounds {
@@ -116,10 +118,15 @@ impl Bounds {
             Some(5) => i64::from(i32::MAX) / (4 * 2 * 81 * ACTIVATION_MAX) * 20,
             Some(_) => i64::from(i32::MAX) / (4 * 2 * 64 * ACTIVATION_MAX) * 16,
         };
+        // By columns, every column adds a code scaled by 81 to the same lane.
+        let columns_max_cols = isa
+            .column_packing()
+            .map_or(0, |_| i64::from(i32::MAX) / (2 * 81 * ACTIVATION_MAX) / 4 * 4);
         Ok(Bounds {
             widen_blocks,
             max_cols,
             packed_max_cols,
+            columns_max_cols,
         })
     }
 }
@@ -227,6 +234,9 @@ impl Templates {
             context.insert("packing_fields", &packing_fields());
             context.insert("vector_bytes", &(4 * packing.rows));
             context.insert("vnni", &isa.name().contains("vnni").max(isa == Isa::Avx512vbmi));
+        }
+        if let Some(packing) = isa.column_packing() {
+            context.insert("column_rows", &packing.rows);
         }
         for knob in &variant.knobs {
             context.insert(knob.name, &knob.value);
@@ -337,18 +347,32 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
         for kernel in variant.kernels.iter().filter(|k| !k.role.of_packed()) {
             let _ = writeln!(out, "        {}: {},", kernel.role.name(), kernel.symbol);
         }
+        let bounds = Bounds::new(variant.isa)?;
+        let packing = |packing: Packing, order: &str, max_cols: i64| {
+            let Packing { rows, weights_per_byte } = packing;
+            format!(
+                "Packing {{ order: crate::model::Order::{order}, rows: {rows}, weights_per_byte: {weights_per_byte}, max_cols: {max_cols} }}"
+            )
+        };
         let packed = match variant.isa.packing() {
             None => "None".to_owned(),
-            Some(packing) => format!(
-                "Some(PackedKernels {{ packing: Packing {{ rows: {}, weights_per_byte: {}, max_cols: {} }}, gemv: {}, gemm: {} }})",
-                packing.rows,
-                packing.weights_per_byte,
-                Bounds::new(variant.isa)?.packed_max_cols,
+            Some(rows) => format!(
+                "Some(PackedKernels {{ packing: {}, gemv: {}, gemm: {} }})",
+                packing(rows, "Rows", bounds.packed_max_cols),
                 variant.symbol(Role::PackedGemv),
                 variant.symbol(Role::PackedGemm),
             ),
         };
+        let columns = match variant.isa.column_packing() {
+            None => "None".to_owned(),
+            Some(columns) => format!(
+                "Some(ColumnKernel {{ packing: {}, gemv: {} }})",
+                packing(columns, "Columns", bounds.columns_max_cols),
+                variant.symbol(Role::PackedColumns),
+            ),
+        };
         let _ = writeln!(out, "        packed: {packed},");
+        let _ = writeln!(out, "        columns: {columns},");
         let _ = writeln!(out, "    }},");
     }
     out += "];\n\n";

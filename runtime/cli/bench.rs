@@ -333,14 +333,15 @@ fn thread_counts(all: usize) -> Vec<usize> {
 }
 
 /// The model as a server has it after a while.
-fn prepared(args: &BenchArgs, kernels: &Variant) -> Result<(PathBuf, Arc<Model>), CommandError> {
+fn prepared(args: &BenchArgs, kernels: &'static Variant) -> Result<(PathBuf, Arc<Model>), CommandError> {
     let Opened { path, model, .. } = Model::open(&args.model.model, MapOptions::default())?;
+    let model = Arc::new(model);
     let done = background::prepare(&model, kernels, !args.no_repack, 0, &AtomicBool::new(false));
     done.map_err(|reason| ModelError::Invalid {
         path: path.clone(),
         reason,
     })?;
-    Ok((path, Arc::new(model)))
+    Ok((path, model))
 }
 
 /// Opens the model anew and takes one token from it; the milliseconds.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::head::{Head, Logits, Need};
 use super::kv::KvCache;
 use super::sparsity::{Counts, Shares};
-use crate::kernels::{Angles, AttentionScratch, Heads, QuantRows, Tile, Variant};
+use crate::kernels::{Angles, AttentionScratch, Heads, Live, QuantRows, Tile, Variant};
 use crate::machine::pool::Pool;
-use crate::model::{Model, Ternary};
+use crate::model::{Model, Order, Ternary};
 
 /// One token to process.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +59,9 @@ pub struct Traffic {
     pub own: usize,
 }
 
+/// Rows of a pass whose zeros are counted: few, since counting takes time.
+pub const COUNTED: usize = 16;
+
 /// A model with what one thread needs to run it.
 pub struct Forward {
     model: Arc<Model>,
@@ -66,7 +69,7 @@ pub struct Forward {
     pool: Pool,
     /// RoPE: angle per position of pair i, base^(-2i / dim). (head_dim / 2)
     frequencies: Vec<f64>,
-    /// Of each layer, over the passes of one row.
+    /// Of each layer, over the passes of few rows.
     sparsity: Vec<Counts>,
     scratch: Scratch,
 }
@@ -88,6 +91,8 @@ struct Scratch {
     v: Vec<f32>,
     /// Output of attention (n, heads, head_dim).
     mixed: Vec<f32>,
+    /// The columns of down that are not skipped.
+    live: Live,
     /// (n, ffn)
     gate: Vec<f32>,
     /// (n, ffn)
@@ -166,12 +171,19 @@ impl Forward {
     /// What a pass reads, the cache aside: the one account of it, kept true by whoever changes what is read.
     pub fn traffic(&self) -> Traffic {
         let (mut body, mut own) = (0, 0);
-        for (_, w) in self.model.matrices() {
-            let repacked = w.repacked.get().filter(|p| Some(p.packing) == self.kernels.packing());
-            let bytes = repacked.map_or(w.packed.len(), |packed| packed.data.len());
-            body += bytes;
-            if repacked.is_some() || !self.model.mapping.is_mapped() {
-                own += bytes;
+        let layouts = [self.kernels.packing(), self.kernels.column_packing()];
+        for (layer, counts) in self.model.layers.iter().zip(&self.sparsity) {
+            for (_, w) in layer.matrices() {
+                let repacked = w.repacked.get().filter(|p| layouts.contains(&Some(p.packing)));
+                let bytes = repacked.map_or(w.packed.len(), |packed| match packed.packing.order {
+                    Order::Rows => packed.data.len(),
+                    // Those that the last pass did not skip.
+                    Order::Columns => (packed.data.len() as f64 * (1.0 - counts.last_zero())) as usize,
+                });
+                body += bytes;
+                if repacked.is_some() || !self.model.mapping.is_mapped() {
+                    own += bytes;
+                }
             }
         }
         let embedding = &self.model.embedding;
@@ -185,7 +197,8 @@ impl Forward {
         Traffic { body, head, own }
     }
 
-    /// How much of each layer's feed-forward was zero in the passes of one row: those that generate. Empty before the first.
+    /// How much of each layer's feed-forward was zero in the passes of at most [`COUNTED`] rows: those that generate. Empty before
+    /// the first.
     pub fn sparsity(&self) -> Vec<Shares> {
         self.sparsity.iter().filter_map(Counts::shares).collect()
     }
@@ -292,10 +305,16 @@ impl Forward {
         let h = grow(&mut s.normed, n * config.ffn);
         kernels.rmsnorm(pool, inner, &layer.ffn_sub_norm, eps, h);
         kernels.quantize(pool, h, config.ffn, &mut s.quant);
-        if n == 1 {
+        if n <= COUNTED {
             self.sparsity[index].add(gate, &s.quant.q);
         }
-        add_linear(kernels, pool, &s.quant, &layer.ffn_down, &mut s.delta, x);
+        let down = &layer.ffn_down;
+        let delta = grow(&mut s.delta, x.len());
+        let from_file = kernels.linear_sparse(pool, &s.quant, down, &mut s.live, delta);
+        kernels.add(x, delta);
+        if from_file {
+            self.model.mapping.release(&down.packed);
+        }
     }
 
     /// The logits of the rows that want them; and which rows are broken.
@@ -343,6 +362,7 @@ mod tests {
 
     use super::*;
     use crate::engine::testing;
+    use crate::model::Layout;
 
     /// The logits of every position of `tokens`, in passes of at most `chunk` rows.
     fn logits(threads: usize, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
@@ -410,7 +430,7 @@ mod tests {
             };
             check(&mut forward, 0..3);
             if let Some(packing) = kernels.packing() {
-                model.repack(packing, &AtomicBool::new(false)).unwrap();
+                model.repack(&packing.into(), &AtomicBool::new(false)).unwrap();
                 assert!(
                     model.matrices().all(|(_, w)| w.repacked.get().is_some()),
                     "the test's shapes are whole tiles"
@@ -420,6 +440,33 @@ mod tests {
             }
             check(&mut forward, 3..4);
             check(&mut forward, 4..9);
+        }
+    }
+
+    /// By columns: passes of one row and of few skip zeros, one of many reads the file's layout.
+    #[test]
+    fn skipped_columns_do_not_change_a_bit() {
+        let expected = logits(1, &TOKENS, 1);
+        for kernels in testing::runnable() {
+            let Some((rows_order, columns)) = kernels.packing().zip(kernels.column_packing()) else {
+                continue;
+            };
+            for threads in [1, 2, 3] {
+                let model = testing::model();
+                let down = vec![None, Some(columns)];
+                let layout = Layout { rows: rows_order, down };
+                model.repack(&layout, &AtomicBool::new(false)).unwrap();
+                assert_eq!(model.layers[1].ffn_down.repacked.get().unwrap().packing, columns);
+                let mut caches = [KvCache::new(&model.config, TOKENS.len())];
+                let mut forward = Forward::new(model, kernels, threads);
+                for chunk in [0..1, 1..2, 2..4, 4..9] {
+                    let rows = rows(0, chunk.start, &TOKENS[chunk.clone()]);
+                    let output = forward.pass(&mut caches, &rows).unwrap();
+                    for (r, position) in chunk.enumerate() {
+                        assert_eq!(output.logits(r).unwrap().all(), expected[position], "{threads} threads");
+                    }
+                }
+            }
         }
     }
 

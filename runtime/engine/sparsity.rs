@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 /// Counts of one layer's feed-forward.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counts {
     /// Elements of the inner vectors counted.
     elements: u64,
@@ -14,16 +14,25 @@ pub struct Counts {
     closed: u64,
     /// Of them, those that are zero at the input of down.
     zero: u64,
+    /// The share of those in the last pass.
+    last_zero: f64,
 }
 
 impl Counts {
-    /// Adds one row: gate (ffn) before its activation, and the input of down (ffn) in int8.
+    /// Adds one pass: gate (rows, ffn) before its activation, and the input of down (rows, ffn) in int8.
     pub fn add(&mut self, gate: &[f32], down: &[i8]) {
         assert_eq!(gate.len(), down.len());
         self.elements += gate.len() as u64;
         // Without branches, so that the loops become vector code.
         self.closed += u64::from(gate.iter().map(|&g| u32::from(g <= 0.0)).sum::<u32>());
-        self.zero += u64::from(down.iter().map(|&q| u32::from(q == 0)).sum::<u32>());
+        let zero = down.iter().map(|&q| u32::from(q == 0)).sum::<u32>();
+        self.zero += u64::from(zero);
+        self.last_zero = f64::from(zero) / down.len().max(1) as f64;
+    }
+
+    /// The share of zeros at the input of down in the last pass; 0 before the first.
+    pub fn last_zero(&self) -> f64 {
+        self.last_zero
     }
 
     /// As shares; `None` when nothing was counted.
@@ -76,6 +85,7 @@ mod tests {
         counts.add(&[1.0, 1.0, 1.0, -2.0, 3.0], &[-128, 1, -1, 0, 127]);
         let shares = counts.shares().unwrap();
         assert_eq!((shares.gate_closed, shares.down_zero), (0.4, 0.5));
+        assert_eq!(counts.last_zero(), 0.2);
     }
 
     #[test]

@@ -14,10 +14,12 @@ pub mod ops;
 mod probe;
 pub mod reference;
 mod shared;
+mod sparse;
 
 pub use attention::{AttentionScratch, Tile};
 pub use kv::{Angles, KvCache};
 pub use ops::{Heads, QuantRows, round_for_head};
+pub use sparse::Live;
 
 use crate::model::Packing;
 
@@ -68,6 +70,7 @@ pub struct Variant {
     i2s_gemv: abi::I2sGemv,
     i2s_gemm: abi::I2sGemm,
     packed: Option<PackedKernels>,
+    columns: Option<ColumnKernel>,
     quantize: abi::Quantize,
     rescale: abi::Rescale,
     rmsnorm: abi::Rmsnorm,
@@ -91,6 +94,12 @@ struct PackedKernels {
     packing: Packing,
     gemv: abi::PackedGemv,
     gemm: abi::PackedGemm,
+}
+
+/// The kernel of a variant that can skip columns.
+struct ColumnKernel {
+    packing: Packing,
+    gemv: abi::PackedColumns,
 }
 
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
@@ -151,6 +160,11 @@ impl Variant {
     /// The layout that its kernels are fastest with; `None` where I2_S is as good.
     pub fn packing(&self) -> Option<Packing> {
         self.packed.as_ref().map(|packed| packed.packing)
+    }
+
+    /// The layout of a matrix whose inputs are mostly zero; `None` where no kernel skips them.
+    pub fn column_packing(&self) -> Option<Packing> {
+        self.columns.as_ref().map(|columns| columns.packing)
     }
 
     /// Whether a CPU with `features` executes all of its instructions.

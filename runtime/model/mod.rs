@@ -22,5 +22,5 @@ pub use coarse::{CoarseHead, CoarseToken, NoCoarseHead};
 pub use error::{InvalidModel, ModelError};
 pub use loader::{GgufFile, Opened};
 pub use mmap::{MapOptions, Mapping};
-pub use packed::{Packed, Packing, RepackError};
+pub use packed::{Layout, Order, Packed, Packing, RepackError};
 pub use weights::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Owner, Ternary};

@@ -5,17 +5,31 @@
 //! reads a matrix from its first byte to its last.
 //!
 //! - 4 weights a byte (2.0 bits a weight): the chunk holds four bytes of the row's I2_S as they are, in their order.
-//! - 5 weights a byte (1.6): byte j of chunk k is `c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4`, where `c_i` is the code (0, 1, 2 = -1, 0, +1) of the row's
+//! - 5 weights a byte (1.6 bits a weight): byte j of chunk k is `c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4`, where `c_i` is the code (0, 1, 2 = -1, 0, +1) of the row's
 //!   weight `20 k + 4 i + j`, or 0 beyond its end.
+//!
+//! By columns instead, for inputs that are mostly zero: a column of W is a run of tiles of 320 rows, 64 bytes each, and byte p of tile t is
+//! the same sum of the codes of rows `320 t + 64 i + r(p)`, or 0 beyond the last; r undoes how the kernel interleaves columns.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Bytes, HugeBuffer, InvalidModel, Model, Ternary};
 
+/// What is contiguous in a layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Tiles of rows: for products that read all of W.
+    Rows,
+    /// Columns: for products that skip those which meet a zero.
+    Columns,
+}
+
 /// A layout of re-packed weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packing {
+    /// By rows or by columns.
+    pub order: Order,
     /// Rows of a tile.
     pub rows: usize,
     /// 4 or 5.
@@ -44,7 +58,12 @@ impl Packing {
     /// Bytes of a W (rows, cols) in this layout; `None` where it has to stay as it is, since its rows are no whole tiles or too
     /// long.
     pub fn bytes(&self, w: &Ternary) -> Option<usize> {
-        (w.rows.is_multiple_of(self.rows) && w.cols <= self.max_cols).then(|| w.rows * self.row_bytes(w.cols))
+        let bytes = match self.order {
+            Order::Rows if !w.rows.is_multiple_of(self.rows) => return None,
+            Order::Rows => w.rows * self.row_bytes(w.cols),
+            Order::Columns => w.cols * w.rows.div_ceil(self.rows) * (self.rows / self.weights_per_byte),
+        };
+        (w.cols <= self.max_cols).then_some(bytes)
     }
 
     /// Bytes of a row of `cols` weights.
@@ -55,6 +74,9 @@ impl Packing {
     /// Re-packs W into `out`, which has [`Packing::bytes`], and checks every code on the way.
     pub fn pack(&self, w: &Ternary, out: &mut [u8]) -> Result<(), NotTernary> {
         assert_eq!(Some(out.len()), self.bytes(w));
+        if self.order == Order::Columns {
+            return self.pack_columns(w, out);
+        }
         let tiles = out.chunks_exact_mut(self.rows * self.row_bytes(w.cols));
         for (tile, rows) in tiles.zip(w.packed.chunks_exact(self.rows * w.cols / 4)) {
             if has_code_3(rows) {
@@ -73,6 +95,54 @@ impl Packing {
             }
         }
         Ok(())
+    }
+
+    /// Columns 128 at a time, as I2_S groups them: a tile of so many is put together before it goes to their places.
+    fn pack_columns(&self, w: &Ternary, out: &mut [u8]) -> Result<(), NotTernary> {
+        const TILE: usize = 64;
+        const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+        assert_eq!(self.rows, TILE * POWERS.len());
+        if has_code_3(&w.packed) {
+            return Err(NotTernary);
+        }
+        let stride = out.len() / w.cols;
+        let mut lines = [[0; TILE]; 128];
+        for tile in 0..w.rows.div_ceil(self.rows) {
+            for block in 0..w.cols / 128 {
+                for p in 0..TILE {
+                    let first = tile * self.rows + 16 * (p / 4 % 4) + 4 * (p / 16) + p % 4;
+                    let mut bytes = [0u8; 128];
+                    for (row, power) in (first..w.rows).step_by(TILE).zip(POWERS) {
+                        let codes = &w.packed[row * (w.cols / 4) + block * 32..][..32];
+                        for (bytes, shift) in bytes.chunks_exact_mut(32).zip([6, 4, 2, 0]) {
+                            let pairs = bytes.iter_mut().zip(codes);
+                            pairs.for_each(|(byte, code)| *byte += power * (code >> shift & 3));
+                        }
+                    }
+                    lines.iter_mut().zip(bytes).for_each(|(line, byte)| line[p] = byte);
+                }
+                for (column, line) in lines.iter().enumerate() {
+                    out[(block * 128 + column) * stride + tile * TILE..][..TILE].copy_from_slice(line);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which layout each matrix of a model gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Of all others.
+    pub rows: Packing,
+    /// Of the `ffn_down` of each layer, where that is another one. May end early.
+    pub down: Vec<Option<Packing>>,
+}
+
+impl From<Packing> for Layout {
+    fn from(rows: Packing) -> Self {
+        let down = Vec::new();
+        Layout { rows, down }
     }
 }
 
@@ -109,8 +179,25 @@ pub(super) fn has_code_3(packed: &[u8]) -> bool {
 
 impl Model {
     /// Bytes of memory that [`Model::repack`] takes.
-    pub fn repacked_bytes(&self, packing: Packing) -> usize {
-        self.matrices().map(|(_, w)| padded(packing.bytes(w))).sum()
+    pub fn repacked_bytes(&self, layout: &Layout) -> usize {
+        self.places(layout)
+            .map(|(_, w, packing)| padded(packing.bytes(w)))
+            .sum()
+    }
+
+    /// All ternary matrices with their names and layouts.
+    fn places<'a>(&'a self, layout: &'a Layout) -> impl Iterator<Item = (String, &'a Ternary, Packing)> {
+        let downs = self.layers.iter().zip(&layout.down);
+        let downs: Vec<_> = downs
+            .filter_map(|(layer, packing)| Some((&raw const layer.ffn_down, (*packing)?)))
+            .collect();
+        self.matrices().map(move |(name, w)| {
+            let other = downs.iter().find(|(down, _)| std::ptr::eq(*down, w));
+            let other = other
+                .map(|(_, packing)| *packing)
+                .filter(|packing| packing.bytes(w).is_some());
+            (name, w, other.unwrap_or(layout.rows))
+        })
     }
 
     /// Re-packs every matrix that fits the layout, for all passes from then on, and checks every ternary weight on the
@@ -118,10 +205,10 @@ impl Model {
     ///
     /// Reads the whole file and allocates [`Model::repacked_bytes`]; for a time when nobody waits. Does nothing when
     /// `cancel` is set before the end.
-    pub fn repack(&self, packing: Packing, cancel: &AtomicBool) -> Result<(), RepackError> {
-        let mut buffer = HugeBuffer::zeroed(self.repacked_bytes(packing))?;
+    pub fn repack(&self, layout: &Layout, cancel: &AtomicBool) -> Result<(), RepackError> {
+        let mut buffer = HugeBuffer::zeroed(self.repacked_bytes(layout))?;
         let mut rest = &mut *buffer;
-        for (name, w) in self.matrices() {
+        for (name, w, packing) in self.places(layout) {
             if cancel.load(Ordering::Relaxed) {
                 return Ok(());
             }
@@ -139,7 +226,7 @@ impl Model {
         }
         let data = Bytes::whole(Arc::new(buffer));
         let mut at = 0;
-        for (_, w) in self.matrices() {
+        for (_, w, packing) in self.places(layout) {
             if let Some(len) = packing.bytes(w) {
                 let data = data.slice(at..at + len).expect("inside, as when it was written");
                 // Already there = the caller asked twice: the first stays.

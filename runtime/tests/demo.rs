@@ -12,7 +12,7 @@ use sterna::engine::session::Session;
 use sterna::engine::{Engine, EngineConfig, Event, Request, Sampling, Speculation, perplexity};
 use sterna::kernels::{Variant, variants};
 use sterna::machine::cpu::Machine;
-use sterna::model::{MapOptions, Model, Opened};
+use sterna::model::{Layout, MapOptions, Model, Opened};
 use sterna::text::Tokenizer;
 
 /// Where the first two logits are closer, either may come first: between PyTorch and us their difference moves by up to 0.07,
@@ -29,6 +29,8 @@ struct Way {
     kernels: &'static str,
     /// Weights laid out anew for the kernels, or as the file has them.
     repacked: bool,
+    /// With every `down` by columns, so that those which meet zeros are skipped.
+    columns: bool,
     threads: usize,
     batch: usize,
     /// Tokens are guessed, and verified together.
@@ -46,18 +48,17 @@ impl Way {
                 println!("SKIP {}, which this CPU cannot run", variant.name);
                 continue;
             }
-            let layouts: &[bool] = if variant.packing().is_some() {
-                &[false, true]
-            } else {
-                &[false]
-            };
-            for &repacked in layouts {
+            let all = [(false, false), (true, false), (true, true)];
+            let layouts =
+                1 + usize::from(variant.packing().is_some()) + usize::from(variant.column_packing().is_some());
+            for &(repacked, columns) in &all[..layouts] {
                 let (threads, batch) = [(1, 512), (2, 128), (3, 7)][ways.len() % 3];
                 let guessed = ways.len() % 2 == 1;
                 let kernels = variant.name;
                 ways.push(Way {
                     kernels,
                     repacked,
+                    columns,
                     threads,
                     batch,
                     guessed,
@@ -77,7 +78,11 @@ impl Way {
         // Weights are re-packed once for a model, so each way has its own.
         let (model, _) = open();
         if let Some(packing) = kernels.packing().filter(|_| self.repacked) {
-            model.repack(packing, &AtomicBool::new(false)).unwrap();
+            let mut layout = Layout::from(packing);
+            if self.columns {
+                layout.down = vec![kernels.column_packing(); model.layers.len()];
+            }
+            model.repack(&layout, &AtomicBool::new(false)).unwrap();
         }
         (model, kernels)
     }

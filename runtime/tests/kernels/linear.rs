@@ -6,7 +6,7 @@ use sterna::machine::pool::Pool;
 use sterna::model::{Bytes, Packed, Ternary};
 
 use super::{Random, each, owned};
-fn ternary(packed: Vec<u8>, cols: usize) -> Ternary {
+pub fn ternary(packed: Vec<u8>, cols: usize) -> Ternary {
     let rows = packed.len() / (cols / 4);
     Ternary::new(owned(packed), rows, cols, 0.731)
 }
@@ -36,7 +36,7 @@ fn check_linear(variant: &Variant, pool: &Pool, matrices: &[Ternary], x: &QuantR
     }
 }
 
-fn quantized(q: Vec<i8>, cols: usize) -> QuantRows {
+pub fn quantized(q: Vec<i8>, cols: usize) -> QuantRows {
     let sums = q
         .chunks_exact(cols)
         .map(|row| row.iter().map(|&v| i32::from(v)).sum())
@@ -66,7 +66,7 @@ fn ternary_products_equal_the_reference_over_edge_shapes() {
 }
 
 /// A valid matrix: every code is 0, 1 or 2.
-fn random_ternary(random: &mut Random, rows: usize, cols: usize) -> Ternary {
+pub fn random_ternary(random: &mut Random, rows: usize, cols: usize) -> Ternary {
     let mut byte = || (0..4).fold(0, |byte, _| byte << 2 | (random.next() % 3) as u8);
     ternary((0..rows * cols / 4).map(|_| byte()).collect(), cols)
 }

@@ -6,6 +6,7 @@
 mod attention;
 mod head;
 mod linear;
+mod sparse;
 
 use half::f16;
 use sterna::kernels::{QuantRows, Variant, reference, variants};

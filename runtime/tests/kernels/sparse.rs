@@ -1,0 +1,130 @@
+//! Products that skip columns whose input is zero.
+
+use proptest::prelude::*;
+use sterna::kernels::{Live, QuantRows, Variant, reference, variants};
+use sterna::machine::cpu::Machine;
+use sterna::machine::pool::Pool;
+use sterna::model::{Packed, Ternary};
+
+use super::linear::{quantized, random_ternary, ternary};
+use super::{Random, each, owned};
+
+/// W by columns, as `variant` wants it; `None` where it skips nothing.
+fn by_columns(variant: &Variant, w: &Ternary) -> Option<Ternary> {
+    let packing = variant.column_packing()?;
+    let mut data = vec![0xee; packing.bytes(w).expect("not too long")];
+    packing.pack(w, &mut data).expect("ternary");
+    let w = w.clone();
+    let data = owned(data);
+    assert!(w.repacked.set(Packed { data, packing }).is_ok());
+    Some(w)
+}
+
+fn check(variant: &Variant, pool: &Pool, w: &Ternary, x: &QuantRows) {
+    let Some(w) = by_columns(variant, w) else { return };
+    let tokens = x.scales.len();
+    let mut y = vec![f32::NAN; tokens * w.rows];
+    let from_file = variant.linear_sparse(pool, x, &w, &mut Live::default(), &mut y);
+    assert_eq!(from_file, tokens > 4);
+    let mut acc = vec![0; w.rows];
+    for (t, y) in y.chunks_exact(w.rows).enumerate() {
+        reference::i2s_gemv(&w.packed, &x.q[t * w.cols..][..w.cols], &mut acc);
+        for (r, (&acc, &y)) in acc.iter().zip(y).enumerate() {
+            let expected = reference::rescale(acc, x.scales[t], w.scale);
+            assert!(
+                y.to_bits() == expected.to_bits(),
+                "{} {}x{} token {t} of {tokens} row {r}: {y} instead of {expected}",
+                variant.name,
+                w.rows,
+                w.cols
+            );
+        }
+    }
+}
+
+/// `n` activations, of which about `zeros` in 100 are zero.
+fn activations(random: &mut Random, n: usize, zeros: u64) -> Vec<i8> {
+    (0..n)
+        .map(|_| {
+            if random.next() % 100 < zeros {
+                0
+            } else {
+                random.next() as i8
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn skipping_equals_the_reference_over_edge_shapes() {
+    each(|variant, pool| {
+        let mut random = Random(85);
+        for cols in [128, 256, 1408, 6912] {
+            for rows in [1, 63, 64, 320, 321, 700, 2560, 2881] {
+                for zeros in [0, 50, 85, 99, 100] {
+                    let tokens = 1 + zeros as usize % 3;
+                    if rows * cols * tokens > 2_000_000 {
+                        continue;
+                    }
+                    let w = random_ternary(&mut random, rows, cols);
+                    let q = activations(&mut random, tokens * cols, zeros);
+                    check(variant, pool, &w, &quantized(q, cols));
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn every_place_of_a_single_live_column() {
+    each(|variant, pool| {
+        let (rows, cols) = (330, 128);
+        let w = random_ternary(&mut Random(5), rows, cols);
+        for place in 0..cols {
+            let mut q = vec![0; cols];
+            q[place] = if place % 2 == 0 { -127 } else { 3 };
+            check(variant, pool, &w, &quantized(q, cols));
+        }
+    });
+}
+
+#[test]
+fn extremes_do_not_overflow() {
+    each(|variant, pool| {
+        let cols = 8192;
+        for code in [0x00u8, 0x55, 0xaa, 0x22] {
+            let w = ternary(vec![code; 32 * cols / 4], cols);
+            for value in [i8::MIN, -127, -1, 0, 1, i8::MAX] {
+                check(variant, pool, &w, &quantized(vec![value; cols], cols));
+            }
+        }
+    });
+}
+
+#[test]
+fn code_3_is_refused() {
+    for packing in variants().iter().filter_map(Variant::column_packing) {
+        let mut bytes = vec![0x55; 3 * 256 / 4];
+        bytes[17] = 0x5d; // 01 01 11 01
+        let w = ternary(bytes, 256);
+        assert!(packing.pack(&w, &mut vec![0; packing.bytes(&w).unwrap()]).is_err());
+        let long = Ternary::new(owned(Vec::new()), 0, packing.max_cols + 128, 1.0);
+        assert_eq!(packing.bytes(&long), None, "longer than the sums hold");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn any_shape_and_any_zeros(seed: u64, rows in 1usize..900, blocks in 1usize..8, tokens in 1usize..6, zeros in 0u64..=100) {
+        let features = Machine::detect().features;
+        let cols = blocks * 128;
+        for variant in variants().iter().filter(|variant| variant.runs_on(&features)) {
+            let mut random = Random(seed);
+            let w = random_ternary(&mut random, rows, cols);
+            let q = activations(&mut random, tokens * cols, zeros);
+            check(variant, &Pool::new(1 + seed as usize % 3), &w, &quantized(q, cols));
+        }
+    }
+}
