@@ -10,6 +10,8 @@ use serde_json::json;
 
 use super::chat::Chat;
 use super::common::{CommandError, ModelArgs, TokenList, read_text};
+use crate::engine::background::{Preparing, Priority};
+use crate::engine::kv::KvCache;
 use crate::engine::{Engine, EngineConfig, Event, FinishReason, Request, Sampling, Speculation, Stats};
 use crate::machine::cpu::Machine;
 use crate::machine::limits::Threads;
@@ -56,6 +58,9 @@ pub struct RunArgs {
     /// Pre-tokenizer, overriding the model's: `llama-bpe`, or `default` for what bitnet.cpp does without one
     #[arg(long, value_name = "NAME", env = "STERNA_TOKENIZER_PRE")]
     tokenizer_pre: Option<String>,
+    /// Keep the weights as the file has them, instead of re-packing them for this CPU during a chat or a long answer
+    #[arg(long, env = "STERNA_NO_REPACK")]
+    no_repack: bool,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -126,12 +131,10 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
         batch: 512,
         speculation: args.spec_type,
     };
-    let engine = Engine::start(
-        Arc::new(opened.model),
-        Arc::clone(&tokenizer),
-        args.model.kernels(machine)?,
-        config,
-    )?;
+    let (model, kernels) = (Arc::new(opened.model), args.model.kernels(machine)?);
+    let engine = Engine::start(model.clone(), Arc::clone(&tokenizer), kernels, config)?;
+    let cache_bytes = KvCache::bytes(&model.config, engine.config().context);
+    let prepare = |priority| Preparing::start(model.clone(), kernels, cache_bytes, priority);
     let request = |prompt| Request {
         prompt,
         sampling: (&args.sampling).into(),
@@ -148,6 +151,8 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
                 Err(TemplateError::None) => None,
                 template => Some(template?),
             };
+            // While the first message is written, and the answers are read.
+            let _preparing = (!args.no_repack).then(|| prepare(Priority::WhenIdle));
             let chat = Chat {
                 engine: &engine,
                 tokenizer: &tokenizer,
@@ -166,15 +171,26 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
     // Nothing here waits for more than the engine's events: a runtime without timers and sockets.
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let to_the_end = std::future::pending();
+    let (mut pieces, mut preparing) = (0, None);
+    let long = args.max_tokens.is_none_or(|most| most > LONG_AFTER + LONG_AFTER);
+    let answer = generate(&engine, request(prompt.clone()), to_the_end, |text| {
+        pieces += 1;
+        if pieces == LONG_AFTER && long && !args.no_repack {
+            preparing = Some(prepare(Priority::AsOthers));
+        }
+        if args.json { Ok(()) } else { show(text) }
+    });
+    let answer = runtime.block_on(answer)?;
     if args.json {
-        let answer = runtime.block_on(generate(&engine, request(prompt.clone()), to_the_end, |_| Ok(())))?;
         show(&format!("{}\n", answer.to_json(&prompt)))?;
     } else {
-        runtime.block_on(generate(&engine, request(prompt), to_the_end, show))?;
         show("\n")?;
     }
     Ok(())
 }
+
+/// An answer of so many tokens is taken to go on for as many more, which is about what re-packing the weights costs and then spares.
+const LONG_AFTER: usize = 64;
 
 /// A generation that is over.
 pub struct Answer {

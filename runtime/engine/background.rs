@@ -3,7 +3,8 @@
 //! Nothing here changes a token. The weights change over to their re-packed form from one matrix product to the next.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use super::forward::{COUNTED, Forward, Row};
@@ -11,8 +12,47 @@ use super::head::Need;
 use super::kv::KvCache;
 use super::sparsity::{self, Shares};
 use crate::kernels::Variant;
-use crate::machine::limits::Limits;
+use crate::machine::limits::{self, Limits};
 use crate::model::{CoarseHead, InvalidModel, Layout, Model, Packing, RepackError};
+
+/// [`prepare`] on a thread of its own. Dropping it stops the work at the next occasion, and waits for nothing: a command ends at once.
+pub struct Preparing {
+    cancel: Arc<AtomicBool>,
+}
+
+impl Preparing {
+    /// Starts with a model whose weights were checked. `other_bytes` as in [`prepare`].
+    pub fn start(model: Arc<Model>, kernels: &'static Variant, other_bytes: u64, priority: Priority) -> Self {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let cancelled = Arc::clone(&cancel);
+        // Without a thread the weights stay as they are.
+        let _ = thread::Builder::new().name("sterna-prepare".into()).spawn(move || {
+            if priority == Priority::WhenIdle {
+                limits::run_when_idle();
+            }
+            if let Err(error) = prepare(&model, kernels, true, other_bytes, &cancelled) {
+                // They were good when they were checked: the file was changed, which the engine notices as well.
+                tracing::error!("{error}");
+            }
+        });
+        Preparing { cancel }
+    }
+}
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Who goes first when the cores are busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Everybody else.
+    WhenIdle,
+    /// Nobody: to be done soon although the cores are busy.
+    AsOthers,
+}
 
 /// Makes the model as fast as it gets, and checks what opening it did not: that every weight is ternary.
 ///
@@ -106,7 +146,7 @@ fn repack(model: &Model, kernels: &Variant, layout: &Layout, cancel: &AtomicBool
         }
         Err(RepackError::Invalid(reason)) => Err(reason),
         Err(error @ RepackError::Memory(_)) => {
-            tracing::warn!("going on with the weights as the file has them: {error}");
+            tracing::warn!("going on with the rest of the weights as the file has them: {error}");
             validate(model)
         }
     }

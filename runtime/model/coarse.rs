@@ -5,6 +5,7 @@
 //! docs/coarse-head.md; the letters here are those of that page.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::f16;
@@ -65,6 +66,13 @@ impl CoarseHead {
 
     /// Codes `w`, row by row, until `cancel` is set.
     pub fn build(w: &Dense, cancel: &AtomicBool) -> Result<Self, NoCoarseHead> {
+        Self::build_with(w, cancel, |_| ())
+    }
+
+    /// The same; `done` hears of rows that are coded, some at a time.
+    fn build_with(w: &Dense, cancel: &AtomicBool, done: impl Fn(Range<usize>)) -> Result<Self, NoCoarseHead> {
+        /// Parts of the head that `done` hears of.
+        const PARTS: usize = 16;
         let (rows, cols) = (w.rows, w.cols);
         if w.kind != DenseType::F16 {
             return Err(NoCoarseHead::Kind(w.kind));
@@ -81,6 +89,7 @@ impl CoarseHead {
             errors: Vec::with_capacity(rows),
         };
         let mut wide = vec![0.0; cols];
+        let part = rows.div_ceil(PARTS);
         let codes = head.codes.chunks_exact_mut(cols);
         for (r, (row, codes)) in w.data.chunks_exact(w.row_bytes()).zip(codes).enumerate() {
             if cancel.load(Ordering::Relaxed) {
@@ -90,6 +99,9 @@ impl CoarseHead {
             head.scales.push(coded.scale);
             head.norms.push(coded.norm);
             head.errors.push(coded.error);
+            if (r + 1).is_multiple_of(part) {
+                done(r + 1 - part..r + 1);
+            }
         }
         Ok(head)
     }
@@ -131,11 +143,16 @@ impl Model {
     ///
     /// Reads the whole head and allocates [`CoarseHead::bytes_for`] it; for a time when nobody waits.
     pub fn code_head(&self, cancel: &AtomicBool) -> Result<(), NoCoarseHead> {
-        let head = CoarseHead::build(&self.embedding, cancel)?;
+        let w = &self.embedding;
+        // Few rows will be needed from then on, and those are read from the file. Until then whoever still reads the pages gets them
+        // from the page cache.
+        let head = CoarseHead::build_with(w, cancel, |rows| {
+            self.mapping
+                .release(&w.data[rows.start * w.row_bytes()..rows.end * w.row_bytes()]);
+        })?;
         // Already there = the caller asked twice: the first stays.
         let _ = self.coarse.set(head);
-        // Few rows will be needed, and those are read from the file.
-        self.mapping.release(&self.embedding.data);
+        self.mapping.release(&w.data);
         Ok(())
     }
 }

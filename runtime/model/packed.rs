@@ -177,6 +177,9 @@ pub(super) fn has_code_3(packed: &[u8]) -> bool {
         || rest.iter().any(|&b| both(u64::from(b)) != 0)
 }
 
+/// A matrix with its name and the layout that it gets.
+type Place<'a> = (String, &'a Ternary, Packing);
+
 impl Model {
     /// Bytes of memory that [`Model::repack`] takes.
     pub fn repacked_bytes(&self, layout: &Layout) -> usize {
@@ -186,7 +189,7 @@ impl Model {
     }
 
     /// All ternary matrices with their names and layouts.
-    fn places<'a>(&'a self, layout: &'a Layout) -> impl Iterator<Item = (String, &'a Ternary, Packing)> {
+    fn places<'a>(&'a self, layout: &'a Layout) -> impl Iterator<Item = Place<'a>> {
         let downs = self.layers.iter().zip(&layout.down);
         let downs: Vec<_> = downs
             .filter_map(|(layer, packing)| Some((&raw const layer.ffn_down, (*packing)?)))
@@ -203,30 +206,61 @@ impl Model {
     /// Re-packs every matrix that fits the layout, for all passes from then on, and checks every ternary weight on the
     /// way. Passes may run meanwhile: they change over from one matrix product to the next, without changing a bit.
     ///
-    /// Reads the whole file and allocates [`Model::repacked_bytes`]; for a time when nobody waits. Does nothing when
-    /// `cancel` is set before the end.
+    /// Reads the whole file and allocates [`Model::repacked_bytes`], a group of matrices at a time, whose pages of the file are given
+    /// back before the next one: both forms of the whole model are never in memory together. For a time when nobody waits. Stops
+    /// where it is when `cancel` is set, or on an error; what was re-packed by then stays.
     pub fn repack(&self, layout: &Layout, cancel: &AtomicBool) -> Result<(), RepackError> {
-        let mut buffer = HugeBuffer::zeroed(self.repacked_bytes(layout))?;
-        let mut rest = &mut *buffer;
-        for (name, w, packing) in self.places(layout) {
-            if cancel.load(Ordering::Relaxed) {
+        /// Much more than the huge page that the end of a group wastes, much less than a model.
+        const GROUP_BYTES: usize = 64 << 20;
+        self.repack_in_groups(layout, GROUP_BYTES, cancel)
+    }
+
+    fn repack_in_groups(&self, layout: &Layout, group_bytes: usize, cancel: &AtomicBool) -> Result<(), RepackError> {
+        let places: Vec<Place<'_>> = self.places(layout).collect();
+        let mut rest = &places[..];
+        while !rest.is_empty() {
+            let (mut bytes, mut count) = (0, 0);
+            while bytes < group_bytes && count < rest.len() {
+                let (_, w, packing) = &rest[count];
+                bytes += padded(packing.bytes(w));
+                count += 1;
+            }
+            let (group, others) = rest.split_at(count);
+            if !self.repack_group(group, HugeBuffer::zeroed(bytes)?, cancel)? {
                 return Ok(());
+            }
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// Re-packs `group` into `buffer`, which has their padded bytes. False = cancelled.
+    fn repack_group(
+        &self,
+        group: &[Place<'_>],
+        mut buffer: HugeBuffer,
+        cancel: &AtomicBool,
+    ) -> Result<bool, InvalidModel> {
+        let mut rest = &mut *buffer;
+        for (name, w, packing) in group {
+            if cancel.load(Ordering::Relaxed) {
+                return Ok(false);
             }
             let Some(len) = packing.bytes(w) else {
                 if has_code_3(&w.packed) {
-                    return Err(InvalidModel::NotTernary(name).into());
+                    return Err(InvalidModel::NotTernary(name.clone()));
                 }
                 continue;
             };
             let (place, behind) = rest.split_at_mut(padded(Some(len)));
             if packing.pack(w, &mut place[..len]).is_err() {
-                return Err(InvalidModel::NotTernary(name).into());
+                return Err(InvalidModel::NotTernary(name.clone()));
             }
             rest = behind;
         }
         let data = Bytes::whole(Arc::new(buffer));
         let mut at = 0;
-        for (_, w, packing) in self.places(layout) {
+        for &(_, w, packing) in group {
             if let Some(len) = packing.bytes(w) {
                 let data = data.slice(at..at + len).expect("inside, as when it was written");
                 // Already there = the caller asked twice: the first stays.
@@ -236,7 +270,7 @@ impl Model {
                 self.mapping.release(&w.packed);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// All ternary matrices with their names in the file, first to last.
@@ -262,4 +296,58 @@ pub enum RepackError {
     /// No memory.
     #[error("no memory for re-packed weights: {0}")]
     Memory(#[from] std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::small_model;
+
+    const PACKING: Packing = Packing {
+        order: Order::Rows,
+        rows: 16,
+        weights_per_byte: 5,
+        max_cols: 1 << 16,
+    };
+
+    #[test]
+    fn groups_of_any_size_hold_the_same_weights() {
+        let go_on = AtomicBool::new(false);
+        let repacked = |group_bytes| -> Vec<Vec<u8>> {
+            let (model, _) = small_model().load().unwrap();
+            model.repack_in_groups(&PACKING.into(), group_bytes, &go_on).unwrap();
+            let data = |(_, w): (String, &Ternary)| w.repacked.get().unwrap().data.to_vec();
+            model.matrices().map(data).collect()
+        };
+        let (model, _) = small_model().load().unwrap();
+        let expected: Vec<Vec<u8>> = model
+            .matrices()
+            .map(|(_, w)| {
+                let mut out = vec![0; PACKING.bytes(w).unwrap()];
+                PACKING.pack(w, &mut out).unwrap();
+                out
+            })
+            .collect();
+        assert_eq!(expected.len(), 7);
+        for group_bytes in [1, 4000, 10_000, usize::MAX] {
+            assert_eq!(repacked(group_bytes), expected, "{group_bytes}");
+        }
+    }
+
+    #[test]
+    fn a_group_that_is_not_ternary_or_not_wanted_leaves_those_before_it() {
+        let count = |model: &Model| model.matrices().filter(|(_, w)| w.repacked.get().is_some()).count();
+        let (model, _) = small_model().load().unwrap();
+        model.repack(&PACKING.into(), &AtomicBool::new(true)).unwrap();
+        assert_eq!(count(&model), 0);
+
+        let mut writer = small_model();
+        writer.tensor("blk.0.attn_output.weight").data[5] = 0xff;
+        let (model, _) = writer.load().unwrap();
+        let error = model
+            .repack_in_groups(&PACKING.into(), 1, &AtomicBool::new(false))
+            .unwrap_err();
+        assert!(error.to_string().contains("blk.0.attn_output.weight"), "{error}");
+        assert_eq!(count(&model), 3);
+    }
 }

@@ -92,6 +92,19 @@ fn a_seed_decides_what_is_drawn_and_threads_do_not() {
     assert_ne!(draw("7", "1"), draw("8", "1"));
 }
 
+/// The weights are re-packed in the middle of a long answer.
+#[test]
+fn a_long_answer_is_the_same_with_the_weights_as_they_are() {
+    let answer = |option: &[&str]| {
+        let sampling = ["Hello", "--max-tokens", "400", "--temperature", "1.5"];
+        run_json(&[&sampling, option].concat())["tokens"].clone()
+    };
+    let repacked = answer(&[]);
+    assert_eq!(repacked.as_array().unwrap().len(), 400);
+    assert_eq!(repacked, answer(&["--no-repack"]));
+    assert_eq!(repacked, answer(&["--spec-type", "none"]));
+}
+
 #[test]
 fn raw_takes_the_prompt_as_it_is() {
     let raw = run_json(&["<|eot_id|>", "--raw", "--max-tokens", "1"]);
