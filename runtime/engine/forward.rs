@@ -308,13 +308,9 @@ impl Forward {
         if n <= COUNTED {
             self.sparsity[index].add(gate, &s.quant.q);
         }
-        let down = &layer.ffn_down;
         let delta = grow(&mut s.delta, x.len());
-        let from_file = kernels.linear_sparse(pool, &s.quant, down, &mut s.live, delta);
+        kernels.linear_sparse(pool, &s.quant, &layer.ffn_down, &mut s.live, delta);
         kernels.add(x, delta);
-        if from_file {
-            self.model.mapping.release(&down.packed);
-        }
     }
 
     /// The logits of the rows that want them; and which rows are broken.
@@ -443,7 +439,7 @@ mod tests {
         }
     }
 
-    /// By columns: passes of one row and of few skip zeros, one of many reads the file's layout.
+    /// Down by columns in one layer of two.
     #[test]
     fn skipped_columns_do_not_change_a_bit() {
         let expected = logits(1, &TOKENS, 1);

@@ -403,7 +403,7 @@ pub(super) fn rows_of(x: &[f32], cols: usize) -> usize {
 }
 
 /// Calls `job` once for each row, on the pool when there are several.
-fn each_row(pool: &Pool, rows: usize, job: impl Fn(usize) + Sync) {
+pub(super) fn each_row(pool: &Pool, rows: usize, job: impl Fn(usize) + Sync) {
     if rows == 1 {
         job(0);
     } else {

@@ -1,72 +1,100 @@
 //! Products that skip the columns whose input is zero. Exact: what is left out of the integer sums is zero.
 
-use super::ops::QuantRows;
+use super::ops::{QuantRows, each_row};
 use super::shared::{Shared, share};
 use super::{ColumnKernel, Variant};
 use crate::machine::pool::Pool;
 use crate::model::Ternary;
 
-/// Tokens for which the columns are walked one token after the other: of more, few columns are zero for all.
-const MAX_TOKENS: usize = 4;
+/// Tokens whose non-zero elements are listed at a time: bounds the lists' memory.
+const BLOCK: usize = 64;
 
-/// The non-zero elements of a vector, filled up with zeros to whole groups of four.
+/// Tiles whose sums wait on a thread's stack, and room for them: 10 KiB.
+const TILES: usize = 8;
+const SUMS: usize = 2560;
+
+/// The non-zero elements of some vectors, each filled up with zeros to whole groups of four. `room` places a vector.
 #[derive(Default)]
 pub struct Live {
+    room: usize,
     /// Their places, ascending.
     columns: Vec<i32>,
     /// Themselves.
     q: Vec<i8>,
+    /// How many there are of each vector, a multiple of four.
+    lens: Vec<usize>,
 }
 
 impl Live {
-    /// Those of `x`.
-    fn find(&mut self, x: &[i8]) {
+    /// Those of `x` (tokens, cols).
+    fn find(&mut self, pool: &Pool, x: &[i8], cols: usize) {
+        let tokens = x.len() / cols;
         // One place more than there are elements, since each is written before it is known to stay.
-        let room = (x.len() + 1).next_multiple_of(4);
-        self.columns.resize(room, 0);
-        self.q.resize(room, 0);
-        let mut n = 0;
-        for (column, &q) in x.iter().enumerate() {
-            self.columns[n] = column as i32;
-            self.q[n] = q;
-            n += usize::from(q != 0);
-        }
-        let whole = n.next_multiple_of(4);
-        // Any column will do beside a zero: the last one is near.
-        let last = self.columns[n.saturating_sub(1)];
-        self.columns[n..whole].fill(last);
-        self.q[n..whole].fill(0);
-        self.columns.truncate(whole);
-        self.q.truncate(whole);
+        self.room = (cols + 1).next_multiple_of(4);
+        self.columns.resize(tokens * self.room, 0);
+        self.q.resize(tokens * self.room, 0);
+        self.lens.resize(tokens, 0);
+        let room = self.room;
+        let (columns, q, lens) = (
+            Shared::new(&mut self.columns),
+            Shared::new(&mut self.q),
+            Shared::new(&mut self.lens),
+        );
+        each_row(pool, tokens, |t| {
+            let places = t * room..(t + 1) * room;
+            // SAFETY: each token is visited once, and its parts belong to it alone.
+            let (columns, q, len) = unsafe { (columns.part(places.clone()), q.part(places), lens.part(t..t + 1)) };
+            len[0] = list(&x[t * cols..][..cols], columns, q);
+        });
     }
+
+    /// Places and values of a vector's.
+    fn of(&self, token: usize) -> (&[i32], &[i8]) {
+        let places = token * self.room..token * self.room + self.lens[token];
+        (&self.columns[places.clone()], &self.q[places])
+    }
+}
+
+/// Lists the non-zero elements of `x`, and zeros up to a whole group; how many there are.
+fn list(x: &[i8], columns: &mut [i32], q: &mut [i8]) -> usize {
+    let mut n = 0;
+    for (column, &value) in x.iter().enumerate() {
+        columns[n] = column as i32;
+        q[n] = value;
+        n += usize::from(value != 0);
+    }
+    let whole = n.next_multiple_of(4);
+    // Any column will do beside a zero: the last one is near.
+    let last = columns[n.saturating_sub(1)];
+    columns[n..whole].fill(last);
+    q[n..whole].fill(0);
+    whole
 }
 
 impl Variant {
     /// y (tokens, rows) = x (tokens, cols) @ W^T, as [`Variant::linear`], skipping the columns of W that meet zeros where W is there
-    /// by columns and tokens are few. `live` is re-used. True when W is there by columns, and its file's bytes had to be read all the
-    /// same.
-    pub fn linear_sparse(&self, pool: &Pool, x: &QuantRows, w: &Ternary, live: &mut Live, y: &mut [f32]) -> bool {
-        let tokens = x.scales.len();
+    /// by columns. `live` is re-used.
+    pub fn linear_sparse(&self, pool: &Pool, x: &QuantRows, w: &Ternary, live: &mut Live, y: &mut [f32]) {
         let by_columns = self.columns.as_ref().zip(w.repacked.get());
-        let by_columns = by_columns.filter(|(kernel, packed)| kernel.packing == packed.packing);
-        let Some((kernel, packed)) = by_columns.filter(|_| tokens <= MAX_TOKENS) else {
-            self.linear(pool, x, &mut [(w, y)]);
-            return by_columns.is_some();
+        let Some((kernel, packed)) = by_columns.filter(|(kernel, packed)| kernel.packing == packed.packing) else {
+            return self.linear(pool, x, &mut [(w, y)]);
         };
+        let tokens = x.scales.len();
         assert_eq!(
             Some(packed.data.len()),
             kernel.packing.bytes(w),
             "and so cols is in bounds"
         );
         assert!(x.sums.len() == tokens && x.q.len() == tokens * w.cols && y.len() == tokens * w.rows);
-        for (t, y) in y.chunks_exact_mut(w.rows).enumerate() {
-            live.find(&x.q[t * w.cols..][..w.cols]);
-            self.columns_product(kernel, pool, w, &packed.data, live, (x.scales[t], x.sums[t]), y);
+        for (block, y) in y.chunks_mut(BLOCK * w.rows).enumerate() {
+            let tokens = block * BLOCK..block * BLOCK + y.len() / w.rows;
+            live.find(pool, &x.q[tokens.start * w.cols..tokens.end * w.cols], w.cols);
+            let (scales, sums) = (&x.scales[tokens.clone()], &x.sums[tokens]);
+            self.columns_product(kernel, pool, w, &packed.data, live, (scales, sums), y);
         }
-        false
     }
 
-    /// y (rows) of one token, with its scale and sum. The sizes are checked by the caller.
+    /// y (tokens, rows) of the vectors in `live`, with their scales and sums. The sizes are checked by the caller.
     #[expect(clippy::too_many_arguments, reason = "one call")]
     fn columns_product(
         &self,
@@ -75,39 +103,43 @@ impl Variant {
         w: &Ternary,
         data: &[u8],
         live: &Live,
-        (scale, sum): (f32, i32),
+        (scales, x_sums): (&[f32], &[i32]),
         y: &mut [f32],
     ) {
-        /// Tiles whose sums wait on a thread's stack.
-        const TILES: usize = 8;
         let tile = kernel.packing.rows;
         let stride = data.len() / w.cols;
-        let (n, tile_bytes) = (live.q.len(), tile / kernel.packing.weights_per_byte);
-        assert!(tile * TILES <= SUMS && live.columns.len() == n && n.is_multiple_of(4));
-        assert!(live.columns.iter().all(|&column| (column as usize) < w.cols));
+        let tile_bytes = tile / kernel.packing.weights_per_byte;
+        assert!(tile * TILES <= SUMS);
         let y = Shared::new(y);
         pool.run(&|thread| {
             let mut sums = [0i32; SUMS];
             let share = share(w.rows.div_ceil(tile), 1, thread, pool.threads());
             for first in share.clone().step_by(TILES) {
                 let tiles = TILES.min(share.end - first);
-                // SAFETY: each column has `stride` bytes, of which the kernel reads `tiles` tiles from `first` on; all columns are inside,
-                // n is whole groups, and `sums` takes the rows of so many tiles.
-                unsafe {
-                    let w = data[first * tile_bytes..].as_ptr();
-                    let (columns, q) = (live.columns.as_ptr(), live.q.as_ptr());
-                    (kernel.gemv)(w, stride, columns, q, n, sum, tiles, sums.as_mut_ptr());
-                }
                 let rows = first * tile..((first + tiles) * tile).min(w.rows);
-                // SAFETY: threads get disjoint tiles, and so disjoint rows; both hold rows.len() elements.
-                unsafe {
-                    let out = y.part(rows.clone());
-                    (self.rescale)(sums.as_ptr(), rows.len(), scale, w.scale, out.as_mut_ptr());
+                for (t, (&scale, &x_sum)) in scales.iter().zip(x_sums).enumerate() {
+                    let (columns, q) = live.of(t);
+                    // SAFETY: each column has `stride` bytes, of which the kernel reads `tiles` tiles from `first` on; the
+                    // columns are places in a vector of w.cols, as many as q, whole groups; `sums` takes the rows of so many
+                    // tiles. Threads get disjoint tiles, and so disjoint rows; `out` and the sums that it takes are rows.len().
+                    unsafe {
+                        let w_first = data[first * tile_bytes..].as_ptr();
+                        let y_sums = sums.as_mut_ptr();
+                        (kernel.gemv)(
+                            w_first,
+                            stride,
+                            columns.as_ptr(),
+                            q.as_ptr(),
+                            q.len(),
+                            x_sum,
+                            tiles,
+                            y_sums,
+                        );
+                        let out = y.part(t * w.rows + rows.start..t * w.rows + rows.end);
+                        (self.rescale)(y_sums, rows.len(), scale, w.scale, out.as_mut_ptr());
+                    }
                 }
             }
         });
     }
 }
-
-/// i32 sums on a thread's stack: 10 KiB.
-const SUMS: usize = 2560;
