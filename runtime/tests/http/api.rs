@@ -177,6 +177,8 @@ fn llama_servers_completion_answers_and_its_stream_says_the_same() {
         (&answer["tokens_predicted"], &answer["timings"]["predicted_n"]),
         (&json!(9), &json!(9))
     );
+    let timings = |name: &str| answer["timings"][name].as_u64().unwrap();
+    assert!(timings("draft_n") >= timings("draft_n_accepted"));
     assert_eq!(answer["tokens"].as_array().unwrap().len(), 9);
 
     let events: Vec<Value> = server
