@@ -16,7 +16,8 @@
 {%- if vnni %}
 // One token: a field is used where it stands, scaled; the factor is the same for all sums of an accumulator and goes once a
 // row. Overflow: at most {% if packing_weights == 5 %}4 * 162 * 128 in 20 weights{% else %}8 * 4 * 128 * 128 in 128 weights{% endif %}, bounded by the renderer. Several tokens: fields are
-// shifted down once for all of them, and each token has one accumulator.
+// shifted down once for all of them, and each token has an accumulator, few tokens two. Each has a pointer too: of one pointer and
+// strides gcc makes more addresses than there are registers.
 {%- else %}
 // vpmaddubsw adds two products in 16 bits: 3 * 128 * 2 at most, four fields and eight chunks make 24576 before they are widened.
 {%- endif %}
@@ -83,7 +84,11 @@ static inline __m512i mod81(__m512i v) {
 }
 {%- endif %}
 {% for n in range(start=1, end=packed_tokens + 1) %}
-{%- set twin = n < 4 or n == 4 and not vnni %}
+{%- set twin = n <= 4 %}
+{%- set ahead = packed_prefetch_bytes %}
+{%- if n == 1 %}
+{%- set ahead = prefetch_bytes %}
+{%- endif %}
 // {{ n }} token{{ n | pluralize }}.
 static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sums, size_t rows, size_t cols, int32_t *y,
                    size_t y_stride) {
@@ -100,7 +105,9 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
 {%- endif %}
     for (size_t r = 0; r < rows; r += {{ packing_rows }}) {
 {%- if packing_weights == 4 %}
-        const int8_t *xb = x;
+{%- for t in range(end=n) %}
+        const int8_t *p{{ t }} = x + {{ t }} * cols;
+{%- endfor %}
 {%- endif %}
 {%- if n == 1 and vnni %}
         vec f0 = ZERO(), f1 = f0, f2 = f0, f3 = f0{% if packing_weights == 5 %}, f4 = f0{% endif %};
@@ -110,50 +117,52 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
 {%- endif %}
 {%- if packing_weights == 5 %}
         for (int last = 0; last < 2; last++) {
-            const int8_t *xb = last ? tail : x;
-            const size_t stride = last ? 20 : cols;
-            for (size_t k = last ? rest == 0 : 0; k < (last ? 1 : chunks); k++, w += 64, xb += 20) {
+{%- for t in range(end=n) %}
+            const int8_t *p{{ t }} = last ? tail + {{ 20 * t }} : x + {{ t }} * cols;
+{%- endfor %}
+            for (size_t k = last ? rest == 0 : 0; k < (last ? 1 : chunks); k++) {
+                {% if ahead %}__builtin_prefetch(w + {{ ahead }});{% endif %}
                 const __m512i v = LOAD(w), byte = mod81(v), f = _mm512_permutex2var_epi8(t0, byte, t1);
                 const __m512i h = _mm512_sub_epi8(v, byte);
 {%- if n == 1 %}
-                (void)stride;
-                {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
-                DOT(f0, AND(f, SET8(0x03)), xb);
-                DOT(f1, AND(f, SET8(0x0c)), xb + 4);
-                DOT(f2, AND(f, SET8(0x30)), xb + 8);
-                DOT(f3, AND(f, SET8((char)0xc0)), xb + 12);
-                DOT(f4, h, xb + 16);
+                DOT(f0, AND(f, SET8(0x03)), p0);
+                DOT(f1, AND(f, SET8(0x0c)), p0 + 4);
+                DOT(f2, AND(f, SET8(0x30)), p0 + 8);
+                DOT(f3, AND(f, SET8((char)0xc0)), p0 + 12);
+                DOT(f4, h, p0 + 16);
 {%- else %}
 {%- for k in range(end=5) %}
                 const __m512i c{{ k }} = AND({% if k == 0 %}f{% elif k == 4 %}SHR16(h, 6){% else %}SHR16(f, {{ 2 * k }}){% endif %}, SET8(3));
 {%- for t in range(end=n) %}
-                DOT({% if twin and k % 2 == 1 %}b{% else %}a{% endif %}{{ t }}, c{{ k }}, xb + {{ 4 * k }} + {{ t }} * stride);
+                DOT({% if twin and k % 2 == 1 %}b{% else %}a{% endif %}{{ t }}, c{{ k }}, p{{ t }} + {{ 4 * k }});
 {%- endfor %}
 {%- endfor %}
 {%- endif %}
+                w += 64;
+{%- for t in range(end=n) %}
+                p{{ t }} += 20;
+{%- endfor %}
             }
         }
 {%- else %}
-        for (size_t b = 0; b < cols / 128; b++, xb += 128) {
+        for (size_t b = 0; b < cols / 128; b++) {
 {%- if not vnni %}
             vec {% for t in range(end=n) %}s{{ t }} = ZERO(){% if twin %}, q{{ t }} = ZERO(){% endif %}{% if not loop.last %}, {% endif %}{% endfor %};
 {%- endif %}
 #pragma GCC unroll {% if n > 4 %}1{% else %}8{% endif %}
             for (size_t j = 0; j < 32; j += 4, w += {{ vector_bytes }}) {
                 const vec v = LOAD(w);
-{%- if n == 1 %}
-                {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
-{%- endif %}
+                {% if ahead %}__builtin_prefetch(w + {{ ahead }});{% endif %}
 {%- if n == 1 and vnni %}
-                DOT(f3, AND(v, SET8((char)0xc0)), xb + j);
-                DOT(f2, AND(v, SET8(0x30)), xb + j + 32);
-                DOT(f1, AND(v, SET8(0x0c)), xb + j + 64);
-                DOT(f0, AND(v, low), xb + j + 96);
+                DOT(f3, AND(v, SET8((char)0xc0)), p0 + j);
+                DOT(f2, AND(v, SET8(0x30)), p0 + j + 32);
+                DOT(f1, AND(v, SET8(0x0c)), p0 + j + 64);
+                DOT(f0, AND(v, low), p0 + j + 96);
 {%- else %}
 {%- for k in range(end=4) %}
                 const vec c{{ k }} = AND({% if k == 3 %}v{% else %}SHR16(v, {{ 6 - 2 * k }}){% endif %}, low);
 {%- for t in range(end=n) %}
-                DOT({% if not vnni %}{% if twin and k % 2 == 1 %}q{% else %}s{% endif %}{% elif twin and k % 2 == 1 %}b{% else %}a{% endif %}{{ t }}, c{{ k }}, xb + j + {{ 32 * k }} + {{ t }} * cols);
+                DOT({% if not vnni %}{% if twin and k % 2 == 1 %}q{% else %}s{% endif %}{% elif twin and k % 2 == 1 %}b{% else %}a{% endif %}{{ t }}, c{{ k }}, p{{ t }} + j + {{ 32 * k }});
 {%- endfor %}
 {%- endfor %}
 {%- endif %}
@@ -166,6 +175,9 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
 {%- endif %}
 {%- endfor %}
 {%- endif %}
+{%- for t in range(end=n) %}
+            p{{ t }} += 128;
+{%- endfor %}
         }
 {%- endif %}
 {%- if n == 1 and vnni %}
