@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::Speculation;
+use crate::engine::kv::{CacheType, CacheTypes};
 use crate::machine::limits::{Affinity, Threads};
 
 mod parse;
@@ -132,6 +133,12 @@ table! {
     /// Requests that are generated side by side, also spelled -np [default: 4, or as many as fit into memory]
     #[arg(value_name = "N")]
     parallel: usize, parse::parallel, ["LLAMA_ARG_N_PARALLEL", "WORKER_PROCESSES"];
+    /// Type of cached keys, also spelled -ctk: f16, or q8_0 for half of the memory, which changes outputs a little [default: f16]
+    #[arg(value_name = "TYPE")]
+    cache_type_k: CacheType, parse::cache_type, ["LLAMA_ARG_CACHE_TYPE_K"];
+    /// Type of cached values, also spelled -ctv: likewise [default: f16]
+    #[arg(value_name = "TYPE")]
+    cache_type_v: CacheType, parse::cache_type, ["LLAMA_ARG_CACHE_TYPE_V"];
     /// Tokens of prompt per forward pass [default: 512]
     #[arg(short, value_name = "TOKENS")]
     batch_size: usize, parse::batch_size, ["LLAMA_ARG_BATCH"];
@@ -292,6 +299,8 @@ pub struct Settings {
     pub threads: Threads,
     /// Requests that are generated side by side.
     pub parallel: Parallel,
+    /// How keys and values are cached.
+    pub cache: CacheTypes,
     /// Tokens of prompt per forward pass.
     pub batch: usize,
     /// What to do with guesses at the next tokens.
@@ -342,6 +351,10 @@ impl Settings {
             parallel: args
                 .parallel
                 .map_or(Parallel::AtMost(preset.parallel), Parallel::Exactly),
+            cache: CacheTypes {
+                k: args.cache_type_k.unwrap_or_default(),
+                v: args.cache_type_v.unwrap_or_default(),
+            },
             batch: args.batch_size.unwrap_or(preset.batch),
             speculation: args.spec_type.unwrap_or_default(),
             queue: args.queue_size.unwrap_or(128),

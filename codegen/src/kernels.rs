@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 
+pub use crate::abi::Type;
 use crate::target::{Arch, Feature};
 
 /// An instruction-set level that kernels are compiled for. An image for one target holds one level, a universal
@@ -190,6 +191,10 @@ pub enum Role {
     AttentionScoresF16,
     /// Attention, a block of positions: softmax and mix of the values.
     AttentionValuesF16,
+    /// The same over int8 codes with a scale a position, lossy and off by default: queries, in int16, by keys.
+    AttentionScoresQ8_0,
+    /// Softmax and mix of the values.
+    AttentionValuesQ8_0,
     /// Output head over F32 rows.
     HeadF32,
     /// Output head over F16 rows.
@@ -216,77 +221,6 @@ pub enum Exactness {
     OrderedFloat,
 }
 
-/// A parameter type of the kernel ABI.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Type {
-    /// `const uint8_t *`
-    ConstU8,
-    /// `const int8_t *`
-    ConstI8,
-    /// `const int16_t *`
-    ConstI16,
-    /// `const uint16_t *`
-    ConstU16,
-    /// `const int32_t *`
-    ConstI32,
-    /// `const float *`
-    ConstF32,
-    /// `int8_t *`
-    MutI8,
-    /// `uint16_t *`
-    MutU16,
-    /// `int32_t *`
-    MutI32,
-    /// `float *`
-    MutF32,
-    /// `size_t`
-    Size,
-    /// `int32_t`
-    I32,
-    /// `float`
-    F32,
-}
-
-impl Type {
-    /// In C, with `restrict`: no two pointers of a kernel overlap.
-    pub fn c(self) -> &'static str {
-        match self {
-            Type::ConstU8 => "const uint8_t *restrict",
-            Type::ConstI8 => "const int8_t *restrict",
-            Type::ConstI16 => "const int16_t *restrict",
-            Type::ConstU16 => "const uint16_t *restrict",
-            Type::ConstI32 => "const int32_t *restrict",
-            Type::ConstF32 => "const float *restrict",
-            Type::MutI8 => "int8_t *restrict",
-            Type::MutU16 => "uint16_t *restrict",
-            Type::MutI32 => "int32_t *restrict",
-            Type::MutF32 => "float *restrict",
-            Type::Size => "size_t",
-            Type::I32 => "int32_t",
-            Type::F32 => "float",
-        }
-    }
-
-    /// In Rust.
-    pub fn rust(self) -> &'static str {
-        match self {
-            Type::ConstU8 => "*const u8",
-            Type::ConstI8 => "*const i8",
-            Type::ConstI16 => "*const i16",
-            Type::ConstU16 => "*const u16",
-            Type::ConstI32 => "*const i32",
-            Type::ConstF32 => "*const f32",
-            Type::MutI8 => "*mut i8",
-            Type::MutU16 => "*mut u16",
-            Type::MutI32 => "*mut i32",
-            Type::MutF32 => "*mut f32",
-            Type::Size => "usize",
-            Type::I32 => "i32",
-            Type::F32 => "f32",
-        }
-    }
-}
-
 impl Role {
     /// Every role: each compiled level has exactly one kernel for each, but for [`Role::of_packed`].
     pub const ALL: &[Role] = &[
@@ -304,6 +238,8 @@ impl Role {
         Role::ToF16,
         Role::AttentionScoresF16,
         Role::AttentionValuesF16,
+        Role::AttentionScoresQ8_0,
+        Role::AttentionValuesQ8_0,
         Role::HeadF32,
         Role::HeadF16,
         Role::HeadQ8_0,
@@ -343,6 +279,8 @@ impl Role {
             Role::ToF16 => "to_f16",
             Role::AttentionScoresF16 => "attention_scores_f16",
             Role::AttentionValuesF16 => "attention_values_f16",
+            Role::AttentionScoresQ8_0 => "attention_scores_q8_0",
+            Role::AttentionValuesQ8_0 => "attention_values_q8_0",
             Role::HeadF32 => "head_f32",
             Role::HeadF16 => "head_f16",
             Role::HeadQ8_0 => "head_q8_0",
@@ -446,6 +384,35 @@ impl Role {
                 ("sum", MutF32),
                 ("out", MutF32),
             ],
+            // The same; q_scales (rows, q_stride / dim), k_scales (block)
+            Role::AttentionScoresQ8_0 => &[
+                ("q", ConstI16),
+                ("q_stride", Size),
+                ("q_scales", ConstF32),
+                ("k", ConstI8),
+                ("k_scales", ConstF32),
+                ("rows", Size),
+                ("group", Size),
+                ("dim", Size),
+                ("len", Size),
+                ("block", Size),
+                ("scores", MutF32),
+            ],
+            // v_scales (block)
+            Role::AttentionValuesQ8_0 => &[
+                ("scores", MutF32),
+                ("v", ConstI8),
+                ("v_scales", ConstF32),
+                ("rows", Size),
+                ("group", Size),
+                ("dim", Size),
+                ("len", Size),
+                ("block", Size),
+                ("scale", F32),
+                ("max", MutF32),
+                ("sum", MutF32),
+                ("out", MutF32),
+            ],
             // y[t * y_stride + r] = w[r] . x[t]
             Role::HeadF32 | Role::HeadF16 | Role::HeadQ8_0 | Role::HeadQ6K => &[
                 ("w", ConstU8),
@@ -518,6 +485,8 @@ const FLOAT: &[(Role, &str)] = &[
     (Role::ToF16, "elementwise.c"),
     (Role::AttentionScoresF16, "attention.c"),
     (Role::AttentionValuesF16, "attention.c"),
+    (Role::AttentionScoresQ8_0, "attention.c"),
+    (Role::AttentionValuesQ8_0, "attention.c"),
     (Role::HeadF32, "head.c"),
     (Role::HeadF16, "head.c"),
     (Role::HeadQ8_0, "head.c"),

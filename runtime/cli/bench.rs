@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::common::{CommandError, ModelArgs};
+use super::common::{CacheArgs, CommandError, ModelArgs};
 use crate::engine::background;
 use crate::engine::forward::{Forward, Traffic};
 use crate::engine::session::Session;
@@ -36,7 +36,7 @@ use ceiling::Reader;
 use energy::Energy;
 pub use measure::BenchError;
 use measure::{Bench, Measurement, Setup};
-use report::{Ceilings, MachineReport, ModelReport, Report, Steady};
+use report::{CacheReport, Ceilings, MachineReport, ModelReport, Report, Steady};
 use start::Memory;
 
 /// What to measure.
@@ -66,6 +66,8 @@ pub struct BenchArgs {
     /// Sequences that are generated together
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1")]
     sequences: Vec<usize>,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Repeats of each measurement, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
@@ -130,6 +132,7 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
             own_bytes: own,
             memory: Memory::of("self"),
         },
+        cache: CacheReport::new(&model.config, args.cache.types()),
         ceilings: BTreeMap::new(),
         sparsity: Vec::new(),
         energy_unavailable: energy.as_ref().err().cloned(),
@@ -152,6 +155,7 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
             kernels,
             sequences: plan.decodes.iter().map(|decode| decode.sequences).max().unwrap_or(1),
             capacity: plan.capacity(),
+            cache: args.cache.types(),
             repeats: args.repeats,
             reader: &mut reader,
             energy: energy.as_ref().ok(),
@@ -185,7 +189,7 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
     if args.start {
         let threads = Limits::read().threads();
         let context = model.config.context.min(2048);
-        let measured = start::measure(&path, kernels.name, threads, context);
+        let measured = start::measure(&path, kernels.name, threads, context, args.cache.types());
         report.start = Some(measured.map_err(CommandError::Server)?);
     }
     if let Some(path) = &args.svg {
@@ -228,6 +232,7 @@ fn run_against(args: &BenchArgs, machine: &Machine, kernels: &'static Variant, p
             prefills: &plan.prefills,
             decodes: &decodes,
             repeats: args.repeats,
+            cache: args.cache.types(),
         };
         for other in &others {
             // Weights are re-packed for one layout: another needs a model of its own, over the same pages.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::engine::forward::PassError;
+use crate::engine::kv::{CacheType, CacheTypes};
 use crate::engine::{StartError, SubmitError};
 use crate::kernels::{self, NoVariant, Variant};
 use crate::machine::cpu::Machine;
@@ -39,6 +40,27 @@ impl ModelArgs {
     /// The kernels to run it with.
     pub fn kernels(&self, machine: &Machine) -> Result<&'static Variant, NoVariant> {
         kernels::choose(&machine.features, &self.kernel)
+    }
+}
+
+/// How keys and values are cached.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct CacheArgs {
+    /// Type of cached keys, also spelled -ctk: f16, or q8_0 for half of the memory, which changes outputs a little
+    #[arg(long, value_name = "TYPE", default_value_t, env = "STERNA_CACHE_TYPE_K")]
+    cache_type_k: CacheType,
+    /// Type of cached values, also spelled -ctv: likewise
+    #[arg(long, value_name = "TYPE", default_value_t, env = "STERNA_CACHE_TYPE_V")]
+    cache_type_v: CacheType,
+}
+
+impl CacheArgs {
+    /// As the engine takes them.
+    pub fn types(self) -> CacheTypes {
+        CacheTypes {
+            k: self.cache_type_k,
+            v: self.cache_type_v,
+        }
     }
 }
 

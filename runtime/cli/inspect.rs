@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::common::CommandError;
 use crate::engine::Sampling;
+use crate::engine::kv::{CacheType, CacheTypes, KvCache};
 use crate::engine::sampling::Sampler;
 use crate::engine::session::Session;
 use crate::engine::sparsity::{self, Shares};
@@ -291,7 +292,9 @@ fn bits_per_weight(elements: u64, bytes: u64) -> Option<f64> {
     (elements > 0 && bytes > 0).then(|| bytes as f64 * 8.0 / elements as f64)
 }
 
+/// Of the cache, bytes that a token takes.
 fn config_rows(c: &Config) -> Vec<(&'static str, Json)> {
+    let cache = |kind| json!(KvCache::bytes_per_position(c, CacheTypes { k: kind, v: kind }));
     vec![
         ("name", json!(c.name)),
         ("architecture", json!(c.architecture_name)),
@@ -305,6 +308,8 @@ fn config_rows(c: &Config) -> Vec<(&'static str, Json)> {
         ("context", json!(c.context)),
         ("rms_eps", number(c.rms_eps)),
         ("rope_base", number(c.rope_base)),
+        ("kv_f16_bytes", cache(CacheType::F16)),
+        ("kv_q8_0_bytes", cache(CacheType::Q8_0)),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::common::{CommandError, ModelArgs, TokenList};
+use super::common::{CacheArgs, CommandError, ModelArgs, TokenList};
 use crate::engine::SubmitError;
 use crate::engine::session::Session;
 use crate::machine::cpu::Machine;
@@ -27,6 +27,8 @@ pub struct LogitsArgs {
     /// Tokens per forward pass; the result does not depend on it
     #[arg(short, long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 /// Runs the command.
@@ -49,7 +51,8 @@ pub fn run(args: LogitsArgs, machine: &Machine) -> Result<(), CommandError> {
         threads,
         tokens.len(),
         args.batch_size as usize,
-    );
+    )
+    .with_cache(args.cache.types());
     let logits = session.feed(&tokens)?;
     let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
     fs::write(&args.output, bytes).map_err(|source| CommandError::File {

@@ -132,12 +132,18 @@ impl Cli {
 
 /// llama-server's short options of two letters, which clap has no notion of, as long ones.
 fn long_spelling(arg: std::ffi::OsString) -> std::ffi::OsString {
-    if arg == "-np" { "--parallel".into() } else { arg }
+    match arg.to_str() {
+        Some("-np") => "--parallel".into(),
+        Some("-ctk") => "--cache-type-k".into(),
+        Some("-ctv") => "--cache-type-v".into(),
+        _ => arg,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::kv::CacheType;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -159,13 +165,18 @@ mod tests {
             let args = line.split(' ').map(|arg| long_spelling(arg.into()));
             Cli::from_arg_matches(&Cli::described().try_get_matches_from(args).unwrap()).unwrap()
         };
-        let llama = "-m m.gguf -c 512 -b 64 -t 2 --host 127.0.0.1 --port 9 -np 3 -a name --mlock --no-mmap";
+        let llama =
+            "-m m.gguf -c 512 -b 64 -t 2 --host 127.0.0.1 --port 9 -np 3 -ctk q8_0 -ctv f16 -a name --mlock --no-mmap";
         let bare = parse(&format!("sterna {llama}"));
         let Some(Command::Serve(named)) = parse(&format!("sterna serve {llama}")).command else {
             panic!("serve is a subcommand");
         };
         assert!(bare.command.is_none());
         assert_eq!(format!("{:?}", bare.serve), format!("{named:?}"));
+        assert_eq!(
+            (named.cache_type_k, named.cache_type_v),
+            (Some(CacheType::Q8_0), Some(CacheType::F16))
+        );
         assert_eq!(
             (named.parallel, named.ctx_size, named.mlock, named.no_mmap),
             (Some(3), Some(512), Some(true), Some(true))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::common::{CommandError, ModelArgs, read_text};
+use super::common::{CacheArgs, CommandError, ModelArgs, read_text};
 use crate::engine::perplexity::{self, CONTEXT_MIN, Score};
 use crate::engine::session::Session;
 use crate::machine::cpu::Machine;
@@ -31,6 +31,8 @@ pub struct PerplexityArgs {
     /// Tokens per forward pass; the result does not depend on it
     #[arg(short, long, visible_alias = "batch", value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Pre-tokenizer, overriding the model's: `llama-bpe`, or `default` for what bitnet.cpp does without one
     #[arg(long, value_name = "NAME", env = "STERNA_TOKENIZER_PRE")]
     tokenizer_pre: Option<String>,
@@ -96,7 +98,8 @@ pub fn run(args: PerplexityArgs, machine: &Machine) -> Result<(), CommandError> 
         args.threads.resolve(),
         (context - 1).min(tokens.len()),
         args.batch_size as usize,
-    );
+    )
+    .with_cache(args.cache.types());
     let bar = io::stderr().is_terminal();
     let score = perplexity::score(&mut session, bos, &tokens, context, |score| {
         if bar {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::chat::Chat;
-use super::common::{CommandError, ModelArgs, TokenList, read_text};
+use super::common::{CacheArgs, CommandError, ModelArgs, TokenList, read_text};
 use crate::engine::background::{Preparing, Priority};
 use crate::engine::kv::KvCache;
 use crate::engine::{Engine, EngineConfig, Event, FinishReason, Request, Sampling, Speculation, Stats};
@@ -55,6 +55,8 @@ pub struct RunArgs {
     /// Guess tokens from the text so far, and verify them together where that pays: `ngram`, or `none`; the output is the same
     #[arg(long, value_name = "TYPE", default_value = "ngram", env = "STERNA_SPEC_TYPE")]
     spec_type: Speculation,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Pre-tokenizer, overriding the model's: `llama-bpe`, or `default` for what bitnet.cpp does without one
     #[arg(long, value_name = "NAME", env = "STERNA_TOKENIZER_PRE")]
     tokenizer_pre: Option<String>,
@@ -130,10 +132,11 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
         queue: 1, // a message after an answer that was stopped and is not quite over
         batch: 512,
         speculation: args.spec_type,
+        cache: args.cache.types(),
     };
     let (model, kernels) = (Arc::new(opened.model), args.model.kernels(machine)?);
     let engine = Engine::start(model.clone(), Arc::clone(&tokenizer), kernels, config)?;
-    let cache_bytes = KvCache::bytes(&model.config, engine.config().context);
+    let cache_bytes = KvCache::bytes(&model.config, engine.config().cache, engine.config().context);
     let prepare = |priority| Preparing::start(model.clone(), kernels, cache_bytes, priority);
     let request = |prompt| Request {
         prompt,

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::forward::{COUNTED, Forward, Row};
 use super::head::Need;
-use super::kv::KvCache;
+use super::kv::{CacheTypes, KvCache};
 use super::sparsity::{self, Shares};
 use crate::kernels::Variant;
 use crate::machine::limits::{self, Limits};
@@ -124,7 +124,7 @@ fn measure(model: &Arc<Model>, kernels: &'static Variant) -> Vec<Shares> {
         .collect();
     // On one thread: the others belong to the answers.
     let mut forward = Forward::new(Arc::clone(model), kernels, 1);
-    let valid = match forward.pass(&mut [KvCache::new(config, tokens)], &rows) {
+    let valid = match forward.pass(&mut [KvCache::new(config, CacheTypes::default(), tokens)], &rows) {
         Ok(output) => (0..tokens).all(|row| output.check(row).is_ok()),
         Err(_) => false,
     };

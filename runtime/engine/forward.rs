@@ -357,13 +357,14 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::engine::kv::CacheTypes;
     use crate::engine::testing;
     use crate::model::Layout;
 
     /// The logits of every position of `tokens`, in passes of at most `chunk` rows.
     fn logits(threads: usize, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
         let model = testing::model();
-        let mut caches = [KvCache::new(&model.config, tokens.len())];
+        let mut caches = [KvCache::new(&model.config, CacheTypes::default(), tokens.len())];
         let mut forward = Forward::new(model, testing::kernels(), threads);
         let mut all = Vec::new();
         for (c, tokens) in tokens.chunks(chunk).enumerate() {
@@ -408,7 +409,7 @@ mod tests {
         let expected = logits(1, &TOKENS, 1);
         for kernels in testing::runnable() {
             let model = testing::model();
-            let mut caches = [KvCache::new(&model.config, TOKENS.len())];
+            let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
             let mut forward = Forward::new(model.clone(), kernels, 2);
             let before = forward.traffic();
             let mut check = |forward: &mut Forward, chunk: std::ops::Range<usize>| {
@@ -453,7 +454,7 @@ mod tests {
                 let layout = Layout { rows: rows_order, down };
                 model.repack(&layout, &AtomicBool::new(false)).unwrap();
                 assert_eq!(model.layers[1].ffn_down.repacked.get().unwrap().packing, columns);
-                let mut caches = [KvCache::new(&model.config, TOKENS.len())];
+                let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
                 let mut forward = Forward::new(model, kernels, threads);
                 for chunk in [0..1, 1..2, 2..4, 4..9] {
                     let rows = rows(0, chunk.start, &TOKENS[chunk.clone()]);
@@ -472,7 +473,10 @@ mod tests {
         let others = [7u32, 8, 9, 10];
         let alone = (logits(1, &TOKENS, 9), logits(1, &others, 4));
         // Two sequences side by side: decode rows of one beside the prompt of the other, in another cache order.
-        let mut caches = [KvCache::new(&model.config, 4), KvCache::new(&model.config, 30)];
+        let mut caches = [
+            KvCache::new(&model.config, CacheTypes::default(), 4),
+            KvCache::new(&model.config, CacheTypes::default(), 30),
+        ];
         let mut forward = Forward::new(model, testing::kernels(), 2);
         let first = [rows(1, 0, &TOKENS[..6]), rows(0, 0, &others[..1])].concat();
         let second = [rows(0, 1, &others[1..]), rows(1, 6, &TOKENS[6..])].concat();
@@ -488,7 +492,7 @@ mod tests {
     fn logits_only_where_they_are_wanted() {
         let expected = logits(1, &TOKENS, 9);
         let model = testing::model();
-        let mut caches = [KvCache::new(&model.config, 9)];
+        let mut caches = [KvCache::new(&model.config, CacheTypes::default(), 9)];
         let mut forward = Forward::new(model, testing::kernels(), 1);
         let mut rows = rows(0, 0, &TOKENS);
         rows.iter_mut()
@@ -502,7 +506,7 @@ mod tests {
     #[test]
     fn the_cache_of_an_earlier_sequence_leaves_no_trace() {
         let model = testing::model();
-        let mut caches = [KvCache::new(&model.config, 9)];
+        let mut caches = [KvCache::new(&model.config, CacheTypes::default(), 9)];
         let mut forward = Forward::new(model, testing::kernels(), 1);
         forward.pass(&mut caches, &rows(0, 0, &[11; 9])).unwrap();
         let output = forward.pass(&mut caches, &rows(0, 0, &TOKENS)).unwrap();
@@ -513,7 +517,7 @@ mod tests {
     fn a_non_finite_value_fails_its_row_only() {
         // Token 0's embedding is infinite, token 1's is not a number.
         let model = testing::model_with_broken_embedding();
-        let mut caches = [0, 1, 2].map(|_| KvCache::new(&model.config, 4));
+        let mut caches = [0, 1, 2].map(|_| KvCache::new(&model.config, CacheTypes::default(), 4));
         let mut forward = Forward::new(model, testing::kernels(), 2);
         let mut rows = [rows(0, 0, &[0]), rows(1, 0, &[5]), rows(2, 0, &[1])].concat();
         rows.iter_mut().for_each(|row| row.need = Need::None);
@@ -531,7 +535,7 @@ mod tests {
     fn an_overflow_inside_is_found() {
         for scale in [f32::MAX, f32::INFINITY, f32::NAN] {
             let model = testing::model_with_scale(scale);
-            let mut caches = [KvCache::new(&model.config, 4)];
+            let mut caches = [KvCache::new(&model.config, CacheTypes::default(), 4)];
             let mut forward = Forward::new(model, testing::kernels(), 1);
             assert_eq!(
                 forward.pass(&mut caches, &rows(0, 0, &[5])).unwrap().check(0),

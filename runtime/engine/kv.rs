@@ -1,7 +1,7 @@
 //! Whether the key/value caches fit into memory.
 
-pub use crate::kernels::KvCache;
 use crate::kernels::reference::BLOCK;
+pub use crate::kernels::{CacheType, CacheTypes, KvCache};
 use crate::model::Config;
 
 /// The caches do not fit into the memory that this process may use.
@@ -31,12 +31,18 @@ fn advice(fits: usize) -> String {
 /// Checks that `parallel` caches of `context` positions fit into `limit_bytes`.
 ///
 /// The weights are not counted: they are pages of a file, which the kernel may drop and read again.
-pub fn check_budget(config: &Config, parallel: usize, context: usize, limit_bytes: u64) -> Result<(), DoesNotFit> {
-    let need_bytes = KvCache::bytes(config, context).saturating_mul(parallel as u64);
+pub fn check_budget(
+    config: &Config,
+    types: CacheTypes,
+    parallel: usize,
+    context: usize,
+    limit_bytes: u64,
+) -> Result<(), DoesNotFit> {
+    let need_bytes = KvCache::bytes(config, types, context).saturating_mul(parallel as u64);
     if need_bytes <= limit_bytes {
         return Ok(());
     }
-    let block_bytes = KvCache::bytes(config, BLOCK).saturating_mul(parallel as u64);
+    let block_bytes = KvCache::bytes(config, types, BLOCK).saturating_mul(parallel as u64);
     Err(DoesNotFit {
         need_bytes,
         limit_bytes,
@@ -54,11 +60,12 @@ mod tests {
     #[test]
     fn a_budget_that_is_too_small_is_refused_with_a_context_that_fits() {
         let config = testing::config();
-        let block_bytes = KvCache::bytes(&config, 1);
-        assert_eq!(check_budget(&config, 2, 2 * BLOCK, block_bytes * 4), Ok(()));
-        let error = check_budget(&config, 2, 2 * BLOCK + 1, block_bytes * 4).unwrap_err();
+        let types = CacheTypes::default();
+        let block_bytes = KvCache::bytes(&config, types, 1);
+        assert_eq!(check_budget(&config, types, 2, 2 * BLOCK, block_bytes * 4), Ok(()));
+        let error = check_budget(&config, types, 2, 2 * BLOCK + 1, block_bytes * 4).unwrap_err();
         assert!(error.to_string().contains("lower --ctx-size to 256 or less"), "{error}");
-        let error = check_budget(&config, 2, usize::MAX, 1).unwrap_err();
+        let error = check_budget(&config, types, 2, usize::MAX, 1).unwrap_err();
         assert!(error.to_string().ends_with("allow the process more memory"), "{error}");
     }
 }

@@ -28,7 +28,7 @@ use crate::machine::limits::Limits;
 use crate::model::{self, Model};
 use crate::text::Tokenizer;
 use forward::Forward;
-use kv::KvCache;
+use kv::{CacheTypes, KvCache};
 pub use sampling::Sampling;
 use scheduler::{Scheduler, Shared};
 pub use speculate::Speculation;
@@ -161,6 +161,8 @@ pub struct EngineConfig {
     pub batch: usize,
     /// What to do with guesses at the next tokens.
     pub speculation: Speculation,
+    /// How keys and values are cached.
+    pub cache: CacheTypes,
 }
 
 impl EngineConfig {
@@ -221,9 +223,15 @@ impl Engine {
     ) -> Result<Self, StartError> {
         let config = config.sanitized(&model.config);
         if let Some(limit_bytes) = Limits::read().memory_bytes {
-            kv::check_budget(&model.config, config.parallel, config.context, limit_bytes)?;
+            kv::check_budget(
+                &model.config,
+                config.cache,
+                config.parallel,
+                config.context,
+                limit_bytes,
+            )?;
         }
-        let caches = (0..config.parallel).map(|_| KvCache::reserve(&model.config, config.context));
+        let caches = (0..config.parallel).map(|_| KvCache::reserve(&model.config, config.cache, config.context));
         let caches = caches.collect::<Result<Vec<_>, _>>().map_err(StartError::Cache)?;
         let shared = Arc::new(Shared::new());
         let vocab = model.config.vocab;

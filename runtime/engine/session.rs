@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::forward::{Forward, PassError, Row};
 use super::head::{Logits, Need};
-use super::kv::KvCache;
+use super::kv::{CacheTypes, KvCache};
 use super::sampling::Sampler;
 use super::sparsity::Shares;
 use crate::kernels::Variant;
@@ -28,12 +28,20 @@ impl Session {
     /// small for it.
     pub fn new(model: Arc<Model>, kernels: &'static Variant, threads: usize, capacity: usize, batch: usize) -> Self {
         Session {
-            cache: [KvCache::new(&model.config, capacity)],
+            cache: [KvCache::new(&model.config, CacheTypes::default(), capacity)],
             forward: Forward::new(model, kernels, threads),
             rows: Vec::new(),
             len: 0,
             batch: batch.max(1),
         }
+    }
+
+    /// The same, empty, with keys and values cached in another way. Panics as above.
+    #[must_use]
+    pub fn with_cache(self, types: CacheTypes) -> Self {
+        let capacity = self.cache[0].capacity();
+        let cache = [KvCache::new(&self.forward.model().config, types, capacity)];
+        Session { cache, len: 0, ..self }
     }
 
     /// Appends `tokens`, at least one, all inside the vocabulary; the logits (vocab) of the last.
@@ -127,6 +135,7 @@ mod tests {
 
     use super::*;
     use crate::engine::Sampling;
+    use crate::engine::kv::CacheType;
     use crate::engine::testing;
 
     const TOKENS: [u32; 7] = [3, 1, 4, 1, 5, 9, 2];
@@ -141,6 +150,27 @@ mod tests {
         for batch in [2, 3, 6, 7, 100] {
             assert_eq!(session(batch).feed(&TOKENS).unwrap(), expected, "{batch}");
         }
+    }
+
+    #[test]
+    fn passes_of_any_size_give_the_same_logits_with_an_int8_cache() {
+        let types = CacheTypes {
+            k: CacheType::Q8_0,
+            v: CacheType::Q8_0,
+        };
+        let logits = |batch, threads, types| {
+            let mut session = Session::new(testing::model(), testing::kernels(), threads, TOKENS.len(), batch);
+            session = session.with_cache(types);
+            session.feed(&TOKENS).unwrap().to_vec()
+        };
+        let expected = logits(1, 1, types);
+        for (batch, threads) in [(2, 1), (3, 2), (7, 3), (100, 2)] {
+            assert_eq!(logits(batch, threads, types), expected, "{batch}, {threads} threads");
+        }
+        let exact = logits(1, 1, CacheTypes::default());
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+        let cosine = dot(&expected, &exact) / (dot(&expected, &expected) * dot(&exact, &exact)).sqrt();
+        assert!(expected != exact && cosine > 0.999, "{cosine}");
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Variant;
-use super::kv::KvCache;
+use super::kv::{CacheType, KvCache, Panels};
 use super::ops::{Heads, rows_of};
 use super::reference::{self, BLOCK};
-use super::shared::Shared;
+use super::shared::{Shared, share};
 use crate::machine::pool::Pool;
 
 /// Most rows of a tile: with four heads a KV head, their queries, scores and outputs stay in L2 beside a piece of the cache, which
@@ -119,6 +119,9 @@ pub struct AttentionScratch {
     parts: Vec<f32>,
     /// Blocks that a tile and KV head still wait for (tiles, kv_heads).
     pending: Vec<AtomicUsize>,
+    /// Queries in int16 (rows, heads.q, dim), and the scale of each head (rows, heads.q), for keys in int8.
+    codes: Vec<i16>,
+    scales: Vec<f32>,
 }
 
 thread_local! {
@@ -134,7 +137,9 @@ struct Job<'a> {
     caches: &'a [KvCache],
     /// (rows, heads.q, dim)
     q: &'a [f32],
-    /// The same shape.
+    /// The same in int16, and the scales (rows, heads.q); empty where no cache asks for it.
+    codes: (&'a [i16], &'a [f32]),
+    /// The shape of q.
     out: Shared<'a, f32>,
 }
 
@@ -156,12 +161,19 @@ impl Variant {
         let rows = rows_of(q, heads.q * heads.dim);
         assert_eq!(out.len(), q.len());
         Tile::check(tiles, rows, caches, heads, layer);
+        let (mut codes, mut scales) = (std::mem::take(&mut scratch.codes), std::mem::take(&mut scratch.scales));
+        if tiles.iter().any(|tile| caches[tile.cache].types().k == CacheType::Q8_0) {
+            codes.resize(q.len(), 0);
+            scales.resize(rows * heads.q, 0.0);
+            quantize_queries(pool, q, &mut codes, &mut scales);
+        }
         let job = Job {
             kernels: self,
             heads,
             layer,
             caches,
             q,
+            codes: (&codes, &scales),
             out: Shared::new(out),
         };
         // With a single thread, or work enough for all, nothing has to be put down for another to merge.
@@ -170,6 +182,27 @@ impl Variant {
         } else {
             job.blocks(pool, tiles, scratch);
         }
+        (scratch.codes, scratch.scales) = (codes, scales);
+    }
+}
+
+/// q (rows, heads, dim) in int16, with a scale a head.
+fn quantize_queries(pool: &Pool, q: &[f32], codes: &mut [i16], scales: &mut [f32]) {
+    let (dim, heads) = (q.len() / scales.len(), scales.len());
+    let (codes, scales) = (Shared::new(codes), Shared::new(scales));
+    let run = |heads: std::ops::Range<usize>| {
+        for h in heads {
+            let range = h * dim..(h + 1) * dim;
+            // SAFETY: each head is given to one thread.
+            unsafe { scales.part(h..h + 1)[0] = reference::quantize_query(&q[range.clone()], codes.part(range)) };
+        }
+    };
+    /// Below this a fork-join costs more than it saves.
+    const SMALL: usize = 128;
+    if heads < SMALL {
+        run(0..heads);
+    } else {
+        pool.run(&|thread| run(share(heads, 1, thread, pool.threads())));
     }
 }
 
@@ -205,7 +238,7 @@ impl Job<'_> {
     fn blocks(&self, pool: &Pool, tiles: &[Tile], scratch: &mut AttentionScratch) {
         let (kv, d, group) = (self.heads.kv, self.heads.dim, self.heads.group());
         let len = |tile: &Tile| Part::len(tile.rows * group, d);
-        let AttentionScratch { parts, pending } = scratch;
+        let AttentionScratch { parts, pending, .. } = scratch;
         let needed: usize = tiles.iter().map(|tile| tile.blocks() * kv * len(tile)).sum();
         if parts.len() < needed {
             *parts = vec![0.0; needed.next_power_of_two()];
@@ -272,20 +305,37 @@ impl Job<'_> {
         let (group, width, scale) = (self.heads.group(), heads * dim, 1.0 / (dim as f32).sqrt());
         let n = tile.rows * group;
         let piece = self.caches[tile.cache].piece(self.layer, block, kv_head);
-        let q = &self.q[tile.row * width..][..tile.rows * width][kv_head * group * dim..];
+        let at = tile.row * width + kv_head * group * dim;
         // Rows at once see all of an earlier block; of the one they lie in, the first sees up to itself.
         let len = (tile.position + 1 - block * BLOCK).min(BLOCK);
         assert!(scores.len() >= n * BLOCK && part.max.len() == n && part.sum.len() == n && part.out.len() == n * dim);
+        let (rows, scores) = (tile.rows, scores.as_mut_ptr());
+        let (max, sum, out) = (part.max.as_mut_ptr(), part.sum.as_mut_ptr(), part.out.as_mut_ptr());
+        let kernels = self.kernels;
         // SAFETY: `piece` is a block of keys and values of this width, laid out for these kernels, and nobody writes it while the
-        // caches are borrowed; q has `tile.rows` rows `width` apart; the rest is asserted. 1 <= len, and a row's positions
-        // end in this block.
+        // caches are borrowed; q has `rows` rows `width` apart, and so have its codes; the rest is asserted. 1 <= len, and a
+        // row's positions end in this block.
         unsafe {
-            let scores = scores.as_mut_ptr();
-            (self.kernels.attention_scores_f16)(q.as_ptr(), width, piece.k, tile.rows, group, dim, len, BLOCK, scores);
-            let (max, sum, out) = (part.max.as_mut_ptr(), part.sum.as_mut_ptr(), part.out.as_mut_ptr());
-            (self.kernels.attention_values_f16)(
-                scores, piece.v, tile.rows, group, dim, len, BLOCK, scale, max, sum, out,
-            );
+            match piece.k {
+                Panels::F16(k) => {
+                    let q = self.q[at..].as_ptr();
+                    (kernels.attention_scores_f16)(q, width, k, rows, group, dim, len, BLOCK, scores);
+                }
+                Panels::Q8_0(k, k_scales) => {
+                    let (q, q_scales) = (self.codes.0[at..].as_ptr(), self.codes.1[at / dim..].as_ptr());
+                    (kernels.attention_scores_q8_0)(
+                        q, width, q_scales, k, k_scales, rows, group, dim, len, BLOCK, scores,
+                    );
+                }
+            }
+            match piece.v {
+                Panels::F16(v) => {
+                    (kernels.attention_values_f16)(scores, v, rows, group, dim, len, BLOCK, scale, max, sum, out)
+                }
+                Panels::Q8_0(v, v_scales) => (kernels.attention_values_q8_0)(
+                    scores, v, v_scales, rows, group, dim, len, BLOCK, scale, max, sum, out,
+                ),
+            }
         }
     }
 

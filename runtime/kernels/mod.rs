@@ -17,7 +17,7 @@ mod shared;
 mod sparse;
 
 pub use attention::{AttentionScratch, Tile};
-pub use kv::{Angles, KvCache};
+pub use kv::{Angles, CacheType, CacheTypes, KvCache};
 pub use ops::{Heads, QuantRows, round_for_head};
 pub use sparse::Live;
 
@@ -80,6 +80,8 @@ pub struct Variant {
     to_f16: abi::ToF16,
     attention_scores_f16: abi::AttentionScoresF16,
     attention_values_f16: abi::AttentionValuesF16,
+    attention_scores_q8_0: abi::AttentionScoresQ80,
+    attention_values_q8_0: abi::AttentionValuesQ80,
     head_f32: abi::HeadF32,
     head_f16: abi::HeadF16,
     head_q8_0: abi::HeadQ80,

@@ -378,7 +378,7 @@ pub fn round_for_head(w: &Dense, x: &mut [f32]) {
 }
 
 /// Calls `job` with `len` bytes of this thread's own, aligned for every type of weight.
-fn with_row<R>(len: usize, job: impl FnOnce(&mut [u8]) -> R) -> R {
+pub(super) fn with_row<R>(len: usize, job: impl FnOnce(&mut [u8]) -> R) -> R {
     thread_local! {
         /// Grown to the longest row seen.
         static ROW: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };

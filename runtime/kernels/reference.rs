@@ -121,29 +121,104 @@ pub fn exp(x: f32) -> f32 {
 /// Positions that attention takes together: each block of them has its own maximum, sum and mix, which are then merged.
 pub const BLOCK: usize = 128;
 
-/// Attention of one query head over `len` cached positions. q (d), k, v (len, d), all of them f16 values -> out (d).
+/// Keys or values of one KV head as they are cached, (positions, d).
+pub enum Cached {
+    /// f16 values.
+    F16(Vec<f32>),
+    /// Codes, and the scale of each position, as [`quantize_cached`] makes them.
+    Q8_0(Vec<i8>, Vec<f32>),
+}
+
+/// Quantises a key or value to int8: the codes of [`quantize`], and the scale that they are multiplied with; NaN where some x is
+/// not finite.
+pub fn quantize_cached(x: &[f32], codes: &mut [i8]) -> f32 {
+    1.0 / quantize(x, codes).0
+}
+
+/// Quantises a query to int16: codes up to 32767, or as many as keep a sum over all elements times 127 inside of i32. Returns the
+/// scale that they are multiplied with; NaN where some x is not finite.
+pub fn quantize_query(x: &[f32], codes: &mut [i16]) -> f32 {
+    let limit = (i32::MAX as usize / 127 / x.len()).min(32767) as f32;
+    // As integers, which vectorises, and finds infinities and NaN.
+    let top = x.iter().fold(0, |top, v| top.max(v.abs().to_bits().cast_signed()));
+    let max = f32::from_bits(top.cast_unsigned());
+    if !max.is_finite() {
+        codes.fill(0);
+        return f32::NAN;
+    }
+    let max = max.max(WEIGHT_MIN);
+    let inverse = limit / max;
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = round(x * inverse) as i16;
+    }
+    max / limit
+}
+
+/// The nearest integer, half to even, for |x| < 2^22: in the low bits, after an addition.
+fn round(x: f32) -> i32 {
+    (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
+}
+
+/// 1.5 * 2^23.
+const ROUND: f32 = 12_582_912.0;
+
+/// What a maximum is at least that codes are scaled by.
+const WEIGHT_MIN: f32 = 1e-30;
+
+/// Attention of one query head over `len` cached positions. q (d) of f16 values, k, v (positions, d) -> out (d).
 ///
-/// score = (q . k) * scale, the product in one f32 sum. For each block, with the maximum of its scores, p = f16(exp(score - max)),
-/// sum = all p in 16 f32 lanes by position, mix = p * v in one f32 sum an element; then [`merge`] in order, and out = mix / sum
-/// as a product with 1 / sum. Products of f16 values are exact in f32: fusing them with the addition changes nothing.
-pub fn attention(q: &[f32], k: &[f32], v: &[f32], len: usize, scale: f32, out: &mut [f32]) {
+/// For each block, with the maximum of its scores, p = exp(score - max), sum = all p in 16 f32 lanes by position, mix = p * v;
+/// then [`merge`] in order, and out = mix / sum as a product with 1 / sum. Over f16, score = (q . k) * scale with the product in
+/// one f32 sum, p is rounded to f16, and mix is one f32 sum an element: products of f16 values are exact in f32, so that fusing them
+/// with the addition changes nothing. Over codes, the sums are of integers, which is exact in any order: with q' of
+/// [`quantize_query`], score = (q' . k') times `q_scale`, `k_scale` and scale; w = p times `v_scale` is rounded to multiples of
+/// unit = max(w) / 32767, so that mix = unit times the sum of (w / unit) v'.
+pub fn attention(q: &[f32], k: &Cached, v: &Cached, len: usize, scale: f32, out: &mut [f32]) {
     let d = q.len();
+    let mut query = vec![0; d];
+    let q_scale = quantize_query(q, &mut query);
+    let score = |t: usize| {
+        scale
+            * match k {
+                Cached::F16(k) => q.iter().zip(&k[t * d..]).fold(0f32, |s, (q, k)| s + q * k),
+                Cached::Q8_0(k, scales) => {
+                    let products = query.iter().zip(&k[t * d..]);
+                    let sum: i32 = products.map(|(&q, &k)| i32::from(q) * i32::from(k)).sum();
+                    sum as f32 * q_scale * scales[t]
+                }
+            }
+    };
     let (mut max, mut sum) = (f32::NAN, f32::NAN);
     let mut mix = vec![0.0; d];
     for first in (0..len).step_by(BLOCK) {
         let block = first..len.min(first + BLOCK);
-        out.fill(0.0);
-        let score = |t: usize| q.iter().zip(&k[t * d..]).fold(0f32, |s, (q, k)| s + q * k) * scale;
         let mut p: Vec<f32> = block.clone().map(score).collect();
         let top = p.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
+        p.iter_mut().for_each(|p| *p = exp(*p - top));
+        out.fill(0.0);
+        match v {
+            Cached::F16(v) => {
+                p.iter_mut().for_each(|p| *p = f16::from_f32(*p).to_f32());
+                for (p, t) in p.iter().zip(block) {
+                    out.iter_mut().zip(&v[t * d..]).for_each(|(o, v)| *o += p * v);
+                }
+            }
+            Cached::Q8_0(v, scales) => {
+                let weights: Vec<f32> = p.iter().zip(&scales[first..]).map(|(p, scale)| p * scale).collect();
+                let most = weights.iter().fold(WEIGHT_MIN, |m, &w| m.max(w));
+                let mut sums = vec![0; d];
+                for (w, t) in weights.iter().zip(block) {
+                    let w = round(w * (32767.0 / most));
+                    sums.iter_mut()
+                        .zip(&v[t * d..])
+                        .for_each(|(s, &v)| *s += w * i32::from(v));
+                }
+                let unit = most / 32767.0;
+                out.iter_mut().zip(sums).for_each(|(o, s)| *o = s as f32 * unit);
+            }
+        }
         let mut lanes = [0f32; 16];
-        for (t, p) in p.iter_mut().enumerate() {
-            *p = f16::from_f32(exp(*p - top)).to_f32();
-            lanes[t % 16] += *p;
-        }
-        for (p, t) in p.iter().zip(block) {
-            out.iter_mut().zip(&v[t * d..]).for_each(|(o, v)| *o += p * v);
-        }
+        p.iter().enumerate().for_each(|(t, p)| lanes[t % 16] += p);
         if first == 0 {
             (max, sum) = (top, fold(lanes));
             mix.copy_from_slice(out);

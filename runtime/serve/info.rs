@@ -13,6 +13,7 @@ use super::VERSION;
 use super::body::json_response;
 use super::error::ApiError;
 use super::state::{App, Loaded, Phase};
+use crate::engine::kv::KvCache;
 
 /// Paths that need no API key: orchestrators probe them.
 pub const OPEN_PATHS: &[&str] = &[
@@ -173,6 +174,10 @@ async fn model_info(State(app): State<Arc<App>>) -> Response {
         .into();
         info["parallel"] = loaded.engine.config().parallel.into();
         info["context_size"] = loaded.context.into();
+        let cache = app.settings.cache;
+        info["cache_type_k"] = json!(cache.k);
+        info["cache_type_v"] = json!(cache.v);
+        info["cache_bytes_per_token"] = KvCache::bytes_per_position(config, cache).into();
         info["context_trained"] = config.context.into();
         info["layers"] = config.layers.into();
         info["hidden"] = config.hidden.into();

@@ -46,7 +46,7 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     let parallel = match settings.parallel {
         Parallel::Exactly(n) => n,
         Parallel::AtMost(n) => {
-            let sequence_bytes = KvCache::bytes(&model.config, context);
+            let sequence_bytes = KvCache::bytes(&model.config, settings.cache, context);
             n.min(sequences_that_fit(Limits::read().memory_bytes, bytes, sequence_bytes))
         }
     };
@@ -62,6 +62,7 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
             queue: settings.queue,
             batch: settings.batch,
             speculation: settings.speculation,
+            cache: settings.cache,
         },
     )
     .map_err(|error| match error {
@@ -71,7 +72,8 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let id = settings.alias.clone().unwrap_or_else(|| stem.clone());
-    tracing::info!(model = id, path = %path.display(), context, parallel, ms = began.elapsed().as_millis() as u64, "model loaded");
+    let cache_bytes = KvCache::bytes(&model.config, settings.cache, context) * parallel as u64;
+    tracing::info!(model = id, path = %path.display(), context, parallel, cache_bytes, ms = began.elapsed().as_millis() as u64, "model loaded");
     Ok(Loaded {
         id,
         names: vec![stem, file, model.config.name.clone()],
@@ -99,7 +101,8 @@ fn sequences_that_fit(limit_bytes: Option<u64>, model_bytes: u64, sequence_bytes
 pub fn finish(app: &App, loaded: &Loaded) -> Result<(), ServeError> {
     limits::run_when_idle();
     let sequences = loaded.engine.config().parallel as u64;
-    let caches = KvCache::bytes_per_position(&loaded.model.config) * loaded.context as u64 * sequences;
+    let position_bytes = KvCache::bytes_per_position(&loaded.model.config, app.settings.cache);
+    let caches = position_bytes * loaded.context as u64 * sequences;
     let (repack, never) = (app.settings.repack, AtomicBool::new(false));
     let prepared = background::prepare(&loaded.model, app.kernels, repack, caches, &never);
     prepared.map_err(|reason| ServeError::InvalidModel(format!("{}: {reason}", loaded.path.display())))

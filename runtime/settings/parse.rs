@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::Speculation;
+use crate::engine::kv::CacheType;
 use crate::machine::limits::{Affinity, Threads};
 
 use super::{ApiKeys, UseCase};
@@ -74,6 +75,10 @@ pub(super) fn batch_size(text: &str) -> Result<usize, String> {
 
 pub(super) fn queue_size(text: &str) -> Result<usize, String> {
     number(text, 0, 1 << 16)
+}
+
+pub(super) fn cache_type(text: &str) -> Result<CacheType, String> {
+    text.parse()
 }
 
 fn number(text: &str, least: usize, most: usize) -> Result<usize, String> {

@@ -51,9 +51,12 @@ fn existing_deployments_keep_working() {
         ("CPU_AFFINITY", "auto"),
         ("BITNET_API_KEY", "secret"),
         ("WORKER_PROCESSES", "2"),
+        ("LLAMA_ARG_CACHE_TYPE_K", "q8_0"),
+        ("LLAMA_ARG_CACHE_TYPE_V", "f16"),
     ])
     .unwrap();
     assert_eq!(s.parallel, Parallel::Exactly(2));
+    assert_eq!((s.cache.k, s.cache.v), (CacheType::Q8_0, CacheType::F16));
     assert_eq!(s.model.to_str(), Some("/app/models/ggml-model-i2_s.gguf"));
     assert_eq!(s.threads, Threads::Count(NonZeroUsize::new(3).unwrap()));
     assert_eq!((s.context, s.port, s.kernel.as_deref()), (Some(2048), 8081, None));
@@ -177,4 +180,13 @@ fn the_documentation_has_every_row_of_the_table() {
         );
     }
     assert!(IGNORED.iter().all(|(name, _)| page.contains(&format!("`{name}`"))));
+}
+
+#[test]
+fn cache_types_that_do_not_exist_here_are_refused_by_name() {
+    let error = settings(&[("LLAMA_ARG_CACHE_TYPE_K", "q4_0")]).unwrap_err().to_string();
+    assert!(
+        error.contains("LLAMA_ARG_CACHE_TYPE_K") && error.contains("f16 or q8_0"),
+        "{error}"
+    );
 }

@@ -14,6 +14,7 @@ use super::runner::Runner;
 use super::stats::median;
 use crate::engine::forward::{Forward, PassError};
 use crate::engine::head::Need;
+use crate::engine::kv::CacheTypes;
 use crate::kernels::{QuantRows, Variant, reference};
 use crate::machine::pool::Pool;
 use crate::model::{Model, Ternary};
@@ -48,6 +49,7 @@ pub struct Work<'a> {
     /// Context, and tokens to generate, in slices.
     pub decodes: &'a [(usize, usize)],
     pub repeats: u32,
+    pub cache: CacheTypes,
 }
 
 impl Against {
@@ -59,7 +61,7 @@ impl Against {
         let capacity = capacity.chain(work.prefills.iter().copied()).max().unwrap_or(1);
         let runner = |(model, kernels): (&Arc<Model>, _)| -> Result<Runner, PassError> {
             let forward = Forward::new(Arc::clone(model), kernels, work.threads);
-            Ok(Runner::new(forward, 1, capacity))
+            Ok(Runner::new(forward, work.cache, 1, capacity))
         };
         let mut against = Against {
             kernel: other.name.to_owned(),
@@ -218,6 +220,7 @@ fn check(model: &Model, kernels: &Variant, pool: &Pool) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::kv::CacheType;
     use crate::engine::testing;
     use crate::kernels::variants;
     use crate::machine::cpu::Machine;
@@ -227,6 +230,10 @@ mod tests {
         prefills: &[5],
         decodes: &[(3, 10)],
         repeats: 2,
+        cache: CacheTypes {
+            k: CacheType::F16,
+            v: CacheType::Q8_0,
+        },
     };
 
     #[test]
@@ -259,7 +266,14 @@ mod tests {
     #[test]
     fn turns_change_who_begins_and_keep_who_is_who() {
         let mut order = Vec::new();
-        let runner = || Runner::new(Forward::new(testing::model(), testing::kernels(), 1), 1, 1);
+        let runner = || {
+            Runner::new(
+                Forward::new(testing::model(), testing::kernels(), 1),
+                CacheTypes::default(),
+                1,
+                1,
+            )
+        };
         let mut runners = [runner(), runner()];
         let first: *const Forward = &runners[0].forward;
         for turn in 0..2 {

@@ -14,7 +14,7 @@ use super::runner::{Hash, Runner};
 use super::stats::{median, spread};
 use crate::engine::forward::{Forward, PassError, Traffic};
 use crate::engine::head::Need;
-use crate::engine::kv::KvCache;
+use crate::engine::kv::{CacheTypes, KvCache};
 use crate::engine::sparsity::Shares;
 use crate::kernels::Variant;
 use crate::model::Model;
@@ -124,6 +124,7 @@ pub struct Setup<'a, 'm> {
     pub sequences: usize,
     /// Tokens of context that the longest measurement needs.
     pub capacity: usize,
+    pub cache: CacheTypes,
     pub repeats: u32,
     pub reader: &'a mut Reader<'m>,
     pub energy: Option<&'a Energy>,
@@ -134,7 +135,7 @@ impl<'a, 'm> Bench<'a, 'm> {
     pub fn new(forward: Forward, setup: Setup<'a, 'm>) -> Self {
         Bench {
             ahead: setup.reader.best_ahead(setup.kernels, forward.pool()),
-            runner: Runner::new(forward, setup.sequences, setup.capacity),
+            runner: Runner::new(forward, setup.cache, setup.sequences, setup.capacity),
             kernels: setup.kernels,
             repeats: setup.repeats,
             reader: setup.reader,
@@ -278,7 +279,8 @@ impl<'a, 'm> Bench<'a, 'm> {
     /// Bytes of keys and values that `steps` tokens of a sequence read, the first of them at `position`.
     fn cache_bytes(&self, position: usize, steps: usize) -> f64 {
         let positions: usize = (position + 1..=position + steps).sum();
-        KvCache::bytes_per_position(&self.runner.forward.model().config) as f64 * positions as f64
+        let config = &self.runner.forward.model().config;
+        KvCache::bytes_per_position(config, self.runner.cache_types()) as f64 * positions as f64
     }
 
     fn read(&mut self) -> Rates {

@@ -10,7 +10,9 @@ use super::measure::{BenchError, Measurement};
 use super::roofline::{Point, Series};
 use super::start::{Memory, Start};
 use crate::cli::common::CommandError;
+use crate::engine::kv::{CacheType, CacheTypes, KvCache};
 use crate::engine::sparsity::{self, Shares};
+use crate::model::Config;
 
 /// The object of `bench --json`. Keys are only ever added; `docs/benchmarks.md` explains them.
 #[derive(Serialize)]
@@ -22,6 +24,7 @@ pub struct Report {
     pub kernel: &'static str,
     pub model: ModelReport,
     pub steady: Steady,
+    pub cache: CacheReport,
     /// By number of threads.
     pub ceilings: BTreeMap<usize, Ceilings>,
     /// Of each layer's feed-forward, while generating; empty where nothing was generated.
@@ -68,6 +71,25 @@ pub struct Steady {
     pub memory: Option<Memory>,
 }
 
+/// The key/value cache of a sequence.
+#[derive(Serialize)]
+pub struct CacheReport {
+    pub type_k: CacheType,
+    pub type_v: CacheType,
+    /// That each token in the cache takes, and that each later token reads of it.
+    pub bytes_per_token: u64,
+}
+
+impl CacheReport {
+    pub fn new(config: &Config, types: CacheTypes) -> Self {
+        CacheReport {
+            type_k: types.k,
+            type_v: types.v,
+            bytes_per_token: KvCache::bytes_per_position(config, types),
+        }
+    }
+}
+
 #[derive(Serialize)]
 pub struct Ceilings {
     /// Reading the mapped file.
@@ -105,6 +127,16 @@ impl Report {
             megabytes(self.steady.body_bytes),
             megabytes(self.steady.head_bytes),
             megabytes(self.steady.own_bytes),
+        )?;
+        let CacheReport {
+            type_k,
+            type_v,
+            bytes_per_token,
+        } = self.cache;
+        writeln!(
+            out,
+            "cache    keys {type_k}, values {type_v}: a token takes {:.1} KB",
+            bytes_per_token as f64 / 1e3
         )?;
         for skipped in &self.skipped {
             writeln!(out, "skipped  {skipped}")?;

@@ -2,7 +2,7 @@
 
 use crate::engine::forward::{Forward, PassError, Row};
 use crate::engine::head::Need;
-use crate::engine::kv::KvCache;
+use crate::engine::kv::{CacheTypes, KvCache};
 use crate::engine::sampling::{Sampler, Sampling};
 
 /// A forward pass with the caches of its sequences.
@@ -15,13 +15,18 @@ pub struct Runner {
 
 impl Runner {
     /// Empty sequences, with room for `capacity` tokens each.
-    pub fn new(forward: Forward, sequences: usize, capacity: usize) -> Self {
-        let cache = || KvCache::new(&forward.model().config, capacity);
+    pub fn new(forward: Forward, types: CacheTypes, sequences: usize, capacity: usize) -> Self {
+        let cache = || KvCache::new(&forward.model().config, types, capacity);
         Runner {
             caches: (0..sequences.max(1)).map(|_| cache()).collect(),
             forward,
             rows: Vec::new(),
         }
+    }
+
+    /// How keys and values are cached.
+    pub fn cache_types(&self) -> CacheTypes {
+        self.caches[0].types()
     }
 
     /// Most rows of a pass over a prompt.
@@ -84,7 +89,7 @@ impl Runner {
 
 /// Touches what a token reads: until then, mapped pages are not this process's.
 pub fn warm(forward: &mut Forward) -> Result<(), PassError> {
-    let mut caches = [KvCache::new(&forward.model().config, 1)];
+    let mut caches = [KvCache::new(&forward.model().config, CacheTypes::default(), 1)];
     let row = Row {
         cache: 0,
         position: 0,

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::stats::median;
+use crate::engine::kv::CacheTypes;
 
 /// Starts whose medians count; the first of all, which may read the file from a disk, does not.
 const STARTS: usize = 5;
@@ -78,12 +79,12 @@ impl Memory {
 }
 
 /// Starts this binary as a server of `model` several times.
-pub fn measure(model: &Path, kernel: &str, threads: usize, context: usize) -> io::Result<Start> {
+pub fn measure(model: &Path, kernel: &str, threads: usize, context: usize, cache: CacheTypes) -> io::Result<Start> {
     let (mut health, mut first) = (Vec::new(), Vec::new());
     let mut memory = None;
     for start in 0..=STARTS {
         let began = Instant::now();
-        let mut server = Server::start(model, kernel, threads, context)?;
+        let mut server = Server::start(model, kernel, threads, context, cache)?;
         server.await_health(began + PATIENCE)?;
         let health_ms = began.elapsed().as_secs_f64() * 1e3;
         server.complete(&prompt(PROMPT.min(context - 1)), 1)?;
@@ -119,7 +120,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(model: &Path, kernel: &str, threads: usize, context: usize) -> io::Result<Server> {
+    fn start(model: &Path, kernel: &str, threads: usize, context: usize, cache: CacheTypes) -> io::Result<Server> {
         // Free a moment ago: the system does not give the same port again so soon.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let child = Command::new(std::env::current_exe()?)
@@ -132,6 +133,8 @@ impl Server {
             .args(["--port", &address.port().to_string()])
             .args(["--threads", &threads.to_string()])
             .args(["--ctx-size", &context.to_string()])
+            .args(["--cache-type-k", &cache.k.to_string()])
+            .args(["--cache-type-v", &cache.v.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::engine::kv::CacheTypes;
 use crate::engine::session::Session;
 use crate::engine::{Engine, Sampling, StartError, testing};
 use crate::model::{MapOptions, Model};
@@ -43,6 +44,7 @@ fn start_with(
         queue,
         batch,
         speculation,
+        cache: CacheTypes::default(),
     };
     Engine::start(model, tokenizer, testing::kernels(), config).unwrap()
 }
@@ -289,6 +291,7 @@ fn a_cache_larger_than_memory_is_refused_at_start() {
         queue: 0,
         batch: 1,
         speculation: Speculation::Never,
+        cache: CacheTypes::default(),
     };
     let error = Engine::start(testing::model(), tokenizer(), testing::kernels(), config)
         .err()

@@ -64,6 +64,10 @@ fn what_is_served_and_how() {
         (&info["model_ready"], &info["quantization"]),
         (&json!(true), &json!("i2_s"))
     );
+    assert_eq!(
+        (&info["cache_type_k"], &info["cache_type_v"]),
+        (&json!("f16"), &json!("f16"))
+    );
     assert!(info["parameters"].as_u64().unwrap() > 100_000, "{info}");
     assert!(server.get("/").text().contains("/v1/chat/completions"));
 }

@@ -1,7 +1,8 @@
 //! Attention over a key/value cache.
 
 use half::f16;
-use sterna::kernels::{Angles, AttentionScratch, Heads, KvCache, Tile, Variant, reference};
+use sterna::kernels::reference::Cached;
+use sterna::kernels::{Angles, AttentionScratch, CacheType, CacheTypes, Heads, KvCache, Tile, Variant, reference};
 use sterna::machine::pool::Pool;
 use sterna::model::{Architecture, Config};
 
@@ -9,6 +10,7 @@ use super::{Random, each};
 /// Two sequences side by side, and what the reference makes of them.
 struct Attention {
     config: Config,
+    types: CacheTypes,
     len: usize,
     /// Before rotation, of both sequences: (len, heads, dim) each.
     q: [Vec<f32>; 2],
@@ -22,7 +24,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(dim: usize, heads: usize, kv_heads: usize, len: usize) -> Self {
+    fn new(types: CacheTypes, dim: usize, heads: usize, kv_heads: usize, len: usize) -> Self {
         let mut random = Random(5);
         let mut floats = |width: usize| [0, 1].map(|_| random.floats(len * width));
         let (q, k, v) = (floats(heads * dim), floats(kv_heads * dim), floats(kv_heads * dim));
@@ -45,6 +47,7 @@ impl Attention {
         let mut case = Attention {
             expected: [0, 1].map(|_| vec![0.0; len * heads * dim]),
             config,
+            types,
             len,
             q,
             k,
@@ -72,12 +75,22 @@ impl Attention {
             rotated(&self.q[sequence], kv_heads * group),
             rotated(&self.k[sequence], kv_heads),
         );
-        let v: Vec<f32> = self.v[sequence].iter().map(|&x| f16::from_f32(x).to_f32()).collect();
         let head = |x: &[f32], h: usize| -> Vec<f32> {
             let rows = x.chunks_exact(kv_heads * d);
             rows.flat_map(|row| row[h * d..][..d].to_vec()).collect()
         };
-        let heads: Vec<_> = (0..kv_heads).map(|h| (head(&k, h), head(&v, h))).collect();
+        let cached = |kind, x: Vec<f32>| match kind {
+            CacheType::F16 => Cached::F16(x.iter().map(|&x| f16::from_f32(x).to_f32()).collect()),
+            CacheType::Q8_0 => {
+                let mut codes = vec![0; x.len()];
+                let rows = x.chunks_exact(d).zip(codes.chunks_exact_mut(d));
+                let scales = rows.map(|(x, codes)| reference::quantize_cached(x, codes)).collect();
+                Cached::Q8_0(codes, scales)
+            }
+        };
+        let CacheTypes { k: k_type, v: v_type } = self.types;
+        let heads = (0..kv_heads).map(|h| (cached(k_type, head(&k, h)), cached(v_type, head(&self.v[sequence], h))));
+        let heads: Vec<_> = heads.collect();
         let mut out = vec![0.0; q.len()];
         for (i, (out, q)) in out.chunks_exact_mut(d).zip(q.chunks_exact(d)).enumerate() {
             let (row, h) = (i / (kv_heads * group), i % (kv_heads * group));
@@ -91,7 +104,7 @@ impl Attention {
     fn check(&self, variant: &Variant, pool: &Pool, chunk: usize) {
         let (heads, half, layer) = (Heads::of(&self.config), self.config.head_dim / 2, 1);
         // Capacity that ends inside of a block.
-        let mut caches = [0, 1].map(|_| KvCache::new(&self.config, self.len));
+        let mut caches = [0, 1].map(|_| KvCache::new(&self.config, self.types, self.len));
         let (mut tiles, mut scratch) = (Vec::new(), AttentionScratch::default());
         for first in (0..self.len).step_by(chunk) {
             let rows = first..self.len.min(first + chunk);
@@ -116,10 +129,10 @@ impl Attention {
                 .iter()
                 .zip(part(&self.expected))
                 .all(|(a, b)| a.to_bits() == b.to_bits());
-            let (name, threads) = (variant.name, pool.threads());
+            let (name, threads, types) = (variant.name, pool.threads(), self.types);
             assert!(
                 same,
-                "{name}, {threads} threads, {heads:?}, rows {rows:?} in chunks of {chunk}"
+                "{name}, {types:?}, {threads} threads, {heads:?}, rows {rows:?} in chunks of {chunk}"
             );
         }
     }
@@ -136,7 +149,11 @@ fn attention_equals_the_reference() {
         (100, 2, 2, 17),
         (128, 4, 1, 300),
     ];
-    let cases = cases.map(|(dim, heads, kv_heads, len)| Attention::new(dim, heads, kv_heads, len));
+    let kinds = [CacheType::F16, CacheType::Q8_0];
+    let types = kinds.into_iter().flat_map(|k| kinds.map(|v| CacheTypes { k, v }));
+    let cases: Vec<_> = types
+        .flat_map(|types| cases.map(|(dim, heads, kv_heads, len)| Attention::new(types, dim, heads, kv_heads, len)))
+        .collect();
     each(|variant, pool| {
         for case in &cases {
             for chunk in [1, 7, 40, 300] {
