@@ -163,6 +163,9 @@ table! {
     /// Keep the weights as the file has them, instead of re-packing them for this CPU: less memory, fewer tokens a second
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     no_repack: bool, parse::switch, ["LLAMA_ARG_NO_REPACK"];
+    /// Folder to keep the re-packed weights in, for faster restarts: writable by this server, and by nobody who is not trusted [default: none]
+    #[arg(value_name = "PATH")]
+    cache_dir: PathBuf, parse::path, [];
     /// Chat template (Jinja), or the path of a file with one [default: the model's]
     #[arg(value_name = "TEMPLATE")]
     chat_template: String, parse::text, ["LLAMA_ARG_CHAT_TEMPLATE"];
@@ -317,6 +320,8 @@ pub struct Settings {
     pub mmap: bool,
     /// Re-pack the weights for this CPU once the model answers.
     pub repack: bool,
+    /// Where to keep the re-packed weights.
+    pub cache_dir: Option<PathBuf>,
     /// Chat template, or the path of one.
     pub chat_template: Option<String>,
     /// Pre-tokenizer by name.
@@ -363,6 +368,7 @@ impl Settings {
             mlock: args.mlock.unwrap_or(false),
             mmap: !args.no_mmap.unwrap_or(false),
             repack: !args.no_repack.unwrap_or(false),
+            cache_dir: args.cache_dir,
             chat_template: args.chat_template,
             tokenizer_pre: args.tokenizer_pre,
             model_wait_timeout: args.model_wait_timeout.unwrap_or(Duration::from_secs(300)),

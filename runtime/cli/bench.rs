@@ -341,7 +341,7 @@ fn thread_counts(all: usize) -> Vec<usize> {
 fn prepared(args: &BenchArgs, kernels: &'static Variant) -> Result<(PathBuf, Arc<Model>), CommandError> {
     let Opened { path, model, .. } = Model::open(&args.model.model, MapOptions::default())?;
     let model = Arc::new(model);
-    let done = background::prepare(&model, kernels, !args.no_repack, 0, &AtomicBool::new(false));
+    let done = background::prepare(&model, kernels, !args.no_repack, None, 0, &AtomicBool::new(false));
     done.map_err(|reason| ModelError::Invalid {
         path: path.clone(),
         reason,

@@ -2,6 +2,7 @@
 //!
 //! Nothing here changes a token. The weights change over to their re-packed form from one matrix product to the next.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,7 +14,7 @@ use super::kv::{CacheTypes, KvCache};
 use super::sparsity::{self, Shares};
 use crate::kernels::Variant;
 use crate::machine::limits::{self, Limits};
-use crate::model::{CoarseHead, InvalidModel, Layout, Model, Packing, RepackError};
+use crate::model::{CoarseHead, InvalidModel, Layout, Model, Packing, RepackError, Sidecar};
 
 /// [`prepare`] on a thread of its own. Dropping it stops the work at the next occasion, and waits for nothing: a command ends at once.
 pub struct Preparing {
@@ -30,7 +31,7 @@ impl Preparing {
             if priority == Priority::WhenIdle {
                 limits::run_when_idle();
             }
-            if let Err(error) = prepare(&model, kernels, true, other_bytes, &cancelled) {
+            if let Err(error) = prepare(&model, kernels, true, None, other_bytes, &cancelled) {
                 // They were good when they were checked: the file was changed, which the engine notices as well.
                 tracing::error!("{error}");
             }
@@ -57,28 +58,38 @@ pub enum Priority {
 /// Makes the model as fast as it gets, and checks what opening it did not: that every weight is ternary.
 ///
 /// Reads the whole file once. `other_bytes` is the memory that others need: without room beside that, or with `repack` off, the
-/// weights stay as they are.
+/// weights stay as they are. What is made is kept in a file in `cache_dir`, and read from there the next time.
 pub fn prepare(
     model: &Arc<Model>,
     kernels: &'static Variant,
     repack: bool,
+    cache_dir: Option<&Path>,
     other_bytes: u64,
     cancel: &AtomicBool,
 ) -> Result<(), InvalidModel> {
-    let layout = kernels
-        .packing()
-        .filter(|_| repack)
-        .map(|rows| layout(model, kernels, rows));
+    let packing = kernels.packing().filter(|_| repack);
+    let mut kept = packing
+        .zip(cache_dir)
+        .map(|(rows, dir)| Sidecar::open(dir, model, rows, kernels.column_packing()));
+    let layout = packing.map(|rows| match kept.as_ref().and_then(Sidecar::layout) {
+        Some(layout) => layout.clone(),
+        None => layout(model, kernels, rows),
+    });
     let body_bytes = layout.as_ref().map_or(0, |layout| model.repacked_bytes(layout) as u64);
     let layout = layout.filter(|_| fits("re-packing", body_bytes + other_bytes));
     match &layout {
-        Some(layout) => self::repack(model, kernels, layout, cancel)?,
+        Some(layout) => self::repack(model, kernels, kept.as_mut(), layout, cancel)?,
         None => validate(model)?,
     }
-    let body_bytes = layout.map_or(0, |_| body_bytes);
+    let body_bytes = layout.as_ref().map_or(0, |_| body_bytes);
     let head_bytes = CoarseHead::bytes_for(&model.embedding) as u64;
     if repack && fits("coding the output head", head_bytes + body_bytes + other_bytes) {
-        code_head(model, cancel);
+        code_head(model, kept.as_mut().filter(|_| layout.is_some()), cancel);
+    }
+    if let (Some(kept), Some(layout)) = (kept, layout)
+        && !cancel.load(Ordering::Relaxed)
+    {
+        kept.keep(model, &layout, cancel);
     }
     Ok(())
 }
@@ -131,16 +142,26 @@ fn measure(model: &Arc<Model>, kernels: &'static Variant) -> Vec<Shares> {
     if valid { forward.sparsity() } else { Vec::new() }
 }
 
-fn repack(model: &Model, kernels: &Variant, layout: &Layout, cancel: &AtomicBool) -> Result<(), InvalidModel> {
+fn repack(
+    model: &Model,
+    kernels: &Variant,
+    mut kept: Option<&mut Sidecar>,
+    layout: &Layout,
+    cancel: &AtomicBool,
+) -> Result<(), InvalidModel> {
     let began = Instant::now();
-    match model.repack(layout, cancel) {
+    match model.repack_from(kept.as_deref_mut(), layout, cancel) {
         Ok(()) => {
             let bytes = model.repacked_bytes(layout);
             tracing::info!(
                 mib = bytes >> 20,
                 ms = began.elapsed().as_millis() as u64,
-                "weights re-packed for {}",
-                kernels.name
+                "weights re-packed for {}{}",
+                kernels.name,
+                match kept.as_deref().and_then(Sidecar::complete) {
+                    Some(path) => format!(", read from {}", path.display()),
+                    None => String::new(),
+                }
             );
             Ok(())
         }
@@ -152,9 +173,9 @@ fn repack(model: &Model, kernels: &Variant, layout: &Layout, cancel: &AtomicBool
     }
 }
 
-fn code_head(model: &Model, cancel: &AtomicBool) {
+fn code_head(model: &Model, kept: Option<&mut Sidecar>, cancel: &AtomicBool) {
     let began = Instant::now();
-    match model.code_head(cancel) {
+    match model.code_head_from(kept, cancel) {
         Ok(()) => tracing::info!(
             mib = CoarseHead::bytes_for(&model.embedding) >> 20,
             ms = began.elapsed().as_millis() as u64,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::f16;
 
-use super::{Dense, DenseType, HugeBuffer, Model};
+use super::{Dense, DenseType, HugeBuffer, Model, Sidecar};
 
 /// Columns that the kernel takes at once.
 const BLOCK: usize = 64;
@@ -74,12 +74,7 @@ impl CoarseHead {
         /// Parts of the head that `done` hears of.
         const PARTS: usize = 16;
         let (rows, cols) = (w.rows, w.cols);
-        if w.kind != DenseType::F16 {
-            return Err(NoCoarseHead::Kind(w.kind));
-        }
-        if cols == 0 || !cols.is_multiple_of(BLOCK) || cols >= 1 << 22 {
-            return Err(NoCoarseHead::Cols(cols));
-        }
+        Self::codable(w)?;
         let mut head = CoarseHead {
             codes: HugeBuffer::zeroed(rows * cols)?,
             rows,
@@ -104,6 +99,38 @@ impl CoarseHead {
             }
         }
         Ok(head)
+    }
+
+    /// Whether the kernels take codes of `w`.
+    pub(super) fn codable(w: &Dense) -> Result<(), NoCoarseHead> {
+        if w.kind != DenseType::F16 {
+            return Err(NoCoarseHead::Kind(w.kind));
+        }
+        if w.cols == 0 || !w.cols.is_multiple_of(BLOCK) || w.cols >= 1 << 22 {
+            return Err(NoCoarseHead::Cols(w.cols));
+        }
+        Ok(())
+    }
+
+    /// The three numbers of each row as bytes, for [`CoarseHead::from_parts`].
+    pub(super) fn numbers(&self) -> Vec<u8> {
+        let all = self.scales.iter().chain(&self.norms).chain(&self.errors);
+        all.flat_map(|number| number.to_le_bytes()).collect()
+    }
+
+    /// Those of `w`, which is [`CoarseHead::codable`], as they were: the codes (rows, cols) and the numbers.
+    pub(super) fn from_parts(w: &Dense, codes: HugeBuffer, numbers: &[u8]) -> Self {
+        assert_eq!((codes.len(), numbers.len()), (w.rows * w.cols, 12 * w.rows));
+        let all: Vec<f32> = numbers.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let of = |which: usize| all[which * w.rows..][..w.rows].to_vec();
+        CoarseHead {
+            codes,
+            rows: w.rows,
+            cols: w.cols,
+            scales: of(0),
+            norms: of(1),
+            errors: of(2),
+        }
     }
 
     /// Rows and columns.
@@ -143,7 +170,16 @@ impl Model {
     ///
     /// Reads the whole head and allocates [`CoarseHead::bytes_for`] it; for a time when nobody waits.
     pub fn code_head(&self, cancel: &AtomicBool) -> Result<(), NoCoarseHead> {
+        self.code_head_from(None, cancel)
+    }
+
+    /// The same, but what `kept` has is read from there.
+    pub fn code_head_from(&self, kept: Option<&mut Sidecar>, cancel: &AtomicBool) -> Result<(), NoCoarseHead> {
         let w = &self.embedding;
+        if let Some(head) = kept.and_then(|kept| kept.read_head(self)) {
+            let _ = self.coarse.set(head);
+            return Ok(());
+        }
         // Few rows will be needed from then on, and those are read from the file. Until then whoever still reads the pages gets them
         // from the page cache.
         let head = CoarseHead::build_with(w, cancel, |rows| {

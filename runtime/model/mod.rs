@@ -11,6 +11,7 @@ pub mod gguf;
 mod loader;
 pub mod mmap;
 pub mod packed;
+pub mod sidecar;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -23,4 +24,5 @@ pub use error::{InvalidModel, ModelError};
 pub use loader::{GgufFile, Opened};
 pub use mmap::{MapOptions, Mapping};
 pub use packed::{Layout, Order, Packed, Packing, RepackError};
+pub use sidecar::Sidecar;
 pub use weights::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Owner, Ternary};

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Bytes, HugeBuffer, InvalidModel, Model, Ternary};
+use super::{Bytes, HugeBuffer, InvalidModel, Model, Sidecar, Ternary};
 
 /// What is contiguous in a layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +178,7 @@ pub(super) fn has_code_3(packed: &[u8]) -> bool {
 }
 
 /// A matrix with its name and the layout that it gets.
-type Place<'a> = (String, &'a Ternary, Packing);
+pub(super) type Place<'a> = (String, &'a Ternary, Packing);
 
 impl Model {
     /// Bytes of memory that [`Model::repack`] takes.
@@ -189,7 +189,7 @@ impl Model {
     }
 
     /// All ternary matrices with their names and layouts.
-    fn places<'a>(&'a self, layout: &'a Layout) -> impl Iterator<Item = Place<'a>> {
+    pub(super) fn places<'a>(&'a self, layout: &'a Layout) -> impl Iterator<Item = Place<'a>> {
         let downs = self.layers.iter().zip(&layout.down);
         let downs: Vec<_> = downs
             .filter_map(|(layer, packing)| Some((&raw const layer.ffn_down, (*packing)?)))
@@ -210,12 +210,28 @@ impl Model {
     /// back before the next one: both forms of the whole model are never in memory together. For a time when nobody waits. Stops
     /// where it is when `cancel` is set, or on an error; what was re-packed by then stays.
     pub fn repack(&self, layout: &Layout, cancel: &AtomicBool) -> Result<(), RepackError> {
-        /// Much more than the huge page that the end of a group wastes, much less than a model.
-        const GROUP_BYTES: usize = 64 << 20;
-        self.repack_in_groups(layout, GROUP_BYTES, cancel)
+        self.repack_from(None, layout, cancel)
     }
 
-    fn repack_in_groups(&self, layout: &Layout, group_bytes: usize, cancel: &AtomicBool) -> Result<(), RepackError> {
+    /// The same, but what `kept` has is read from there: it was checked when it was made.
+    pub fn repack_from(
+        &self,
+        kept: Option<&mut Sidecar>,
+        layout: &Layout,
+        cancel: &AtomicBool,
+    ) -> Result<(), RepackError> {
+        /// Much more than the huge page that the end of a group wastes, much less than a model.
+        const GROUP_BYTES: usize = 64 << 20;
+        self.repack_in_groups(kept, layout, GROUP_BYTES, cancel)
+    }
+
+    fn repack_in_groups(
+        &self,
+        mut kept: Option<&mut Sidecar>,
+        layout: &Layout,
+        group_bytes: usize,
+        cancel: &AtomicBool,
+    ) -> Result<(), RepackError> {
         let places: Vec<Place<'_>> = self.places(layout).collect();
         let mut rest = &places[..];
         while !rest.is_empty() {
@@ -226,7 +242,7 @@ impl Model {
                 count += 1;
             }
             let (group, others) = rest.split_at(count);
-            if !self.repack_group(group, HugeBuffer::zeroed(bytes)?, cancel)? {
+            if !self.repack_group(kept.as_deref_mut(), group, HugeBuffer::zeroed(bytes)?, cancel)? {
                 return Ok(());
             }
             rest = others;
@@ -237,6 +253,7 @@ impl Model {
     /// Re-packs `group` into `buffer`, which has their padded bytes. False = cancelled.
     fn repack_group(
         &self,
+        mut kept: Option<&mut Sidecar>,
         group: &[Place<'_>],
         mut buffer: HugeBuffer,
         cancel: &AtomicBool,
@@ -253,7 +270,9 @@ impl Model {
                 continue;
             };
             let (place, behind) = rest.split_at_mut(padded(Some(len)));
-            if packing.pack(w, &mut place[..len]).is_err() {
+            let place = &mut place[..len];
+            let read = |kept: &mut &mut Sidecar| kept.read(name, w, *packing, &self.mapping, place);
+            if !kept.as_mut().is_some_and(read) && packing.pack(w, place).is_err() {
                 return Err(InvalidModel::NotTernary(name.clone()));
             }
             rest = behind;
@@ -283,7 +302,7 @@ impl Model {
 }
 
 /// The size of a matrix's place: matrices start at a cache line.
-fn padded(bytes: Option<usize>) -> usize {
+pub(super) fn padded(bytes: Option<usize>) -> usize {
     bytes.unwrap_or(0).next_multiple_of(64)
 }
 
@@ -315,7 +334,9 @@ mod tests {
         let go_on = AtomicBool::new(false);
         let repacked = |group_bytes| -> Vec<Vec<u8>> {
             let (model, _) = small_model().load().unwrap();
-            model.repack_in_groups(&PACKING.into(), group_bytes, &go_on).unwrap();
+            model
+                .repack_in_groups(None, &PACKING.into(), group_bytes, &go_on)
+                .unwrap();
             let data = |(_, w): (String, &Ternary)| w.repacked.get().unwrap().data.to_vec();
             model.matrices().map(data).collect()
         };
@@ -345,7 +366,7 @@ mod tests {
         writer.tensor("blk.0.attn_output.weight").data[5] = 0xff;
         let (model, _) = writer.load().unwrap();
         let error = model
-            .repack_in_groups(&PACKING.into(), 1, &AtomicBool::new(false))
+            .repack_in_groups(None, &PACKING.into(), 1, &AtomicBool::new(false))
             .unwrap_err();
         assert!(error.to_string().contains("blk.0.attn_output.weight"), "{error}");
         assert_eq!(count(&model), 3);

@@ -104,7 +104,8 @@ pub fn finish(app: &App, loaded: &Loaded) -> Result<(), ServeError> {
     let position_bytes = KvCache::bytes_per_position(&loaded.model.config, app.settings.cache);
     let caches = position_bytes * loaded.context as u64 * sequences;
     let (repack, never) = (app.settings.repack, AtomicBool::new(false));
-    let prepared = background::prepare(&loaded.model, app.kernels, repack, caches, &never);
+    let cache_dir = app.settings.cache_dir.as_deref();
+    let prepared = background::prepare(&loaded.model, app.kernels, repack, cache_dir, caches, &never);
     prepared.map_err(|reason| ServeError::InvalidModel(format!("{}: {reason}", loaded.path.display())))
 }
 

@@ -49,6 +49,40 @@ fn it_serves_before_the_model_is_there_and_answers_when_it_has_come() {
 }
 
 #[test]
+fn what_was_re_packed_is_read_at_the_next_start_and_changes_no_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let ask = |server: &Server| {
+        server.ask(
+            "/completion",
+            json!({"prompt": "abc", "n_predict": 24, "temperature": 0, "ignore_eos": true}),
+        )["content"]
+            .clone()
+    };
+    let words = ask(&Server::ready(&["--no-repack"]));
+    let kept = || {
+        let path = fs::read_dir(folder.path()).unwrap().next();
+        path.is_some_and(|path| path.unwrap().path().extension().is_some_and(|e| e == "sterna"))
+    };
+    let args = ["--cache-dir", folder.path().to_str().unwrap()];
+    for read in [false, true] {
+        let server = Server::ready(&args);
+        server.until("it is prepared", || server.log().contains("output head"));
+        let log = server.log();
+        if !log.contains("re-packed for") {
+            return; // kernels that read the file's own layout
+        }
+        server.until("it is kept", kept);
+        assert_eq!(
+            (log.contains("read from"), log.contains("WARN")),
+            (read, false),
+            "{log}"
+        );
+        assert_eq!(ask(&server), words);
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn a_model_file_that_changes_underneath_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.gguf");

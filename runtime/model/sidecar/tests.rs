@@ -1,0 +1,252 @@
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::testing::{Writer, small_model};
+
+const ROWS: Packing = Packing {
+    order: Order::Rows,
+    rows: 16,
+    weights_per_byte: 5,
+    max_cols: 1 << 16,
+};
+const COLUMNS: Packing = Packing {
+    order: Order::Columns,
+    rows: 320,
+    ..ROWS
+};
+
+/// A small model whose matrices and head differ from row to row; `other` changes a weight.
+fn writer(other: bool) -> Writer {
+    let mut writer = small_model();
+    for (i, tensor) in writer.tensors.iter_mut().enumerate() {
+        if tensor.encoding == 36 {
+            for (at, byte) in tensor.data[..4096].iter_mut().enumerate() {
+                *byte = [0b00_01_10_00, 0b10_10_01_00, 0b01_00_00_10][(at / 7 + i * at / 31) % 3];
+            }
+        }
+    }
+    let head = &mut writer.tensor(HEAD).data;
+    for (at, half) in head.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        *half = (0x3000 + (at * 7919 % 2048) as u16).to_le_bytes();
+    }
+    writer.tensor("blk.0.ffn_up.weight").data[77] ^= u8::from(other) * 0b10;
+    writer
+}
+
+/// What a model holds after it was prepared with `dir`, and whether all of it had been in the file.
+fn prepare(dir: &Path, writer: &Writer, down: Option<Packing>) -> (Vec<Vec<u8>>, bool) {
+    let (model, _) = writer.load().unwrap();
+    let go_on = AtomicBool::new(false);
+    let mut sidecar = Sidecar::open(dir, &model, ROWS, Some(COLUMNS));
+    let layout = sidecar.layout().cloned().unwrap_or(Layout {
+        rows: ROWS,
+        down: vec![down],
+    });
+    model.repack_from(Some(&mut sidecar), &layout, &go_on).unwrap();
+    model.code_head_from(Some(&mut sidecar), &go_on).unwrap();
+    sidecar.keep(&model, &layout, &go_on);
+    let down_packing = model.layers[0].ffn_down.repacked.get().unwrap().packing;
+    assert_eq!(down_packing, down.unwrap_or(ROWS));
+    let head = model.coarse.get().unwrap();
+    let all = model.matrices().map(|(_, w)| w.repacked.get().unwrap().data.to_vec());
+    let all = all.chain([head.codes().to_vec(), head.numbers()]).collect();
+    (all, sidecar.complete().is_some())
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// A folder with one file, and what is in it.
+fn kept(down: Option<Packing>) -> (TempDir, PathBuf, Vec<Vec<u8>>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (made, complete) = prepare(dir.path(), &writer(false), down);
+    assert!(!complete);
+    let path = files(dir.path()).remove(0);
+    (dir, path, made)
+}
+
+#[test]
+fn what_was_made_comes_back_to_the_last_bit() {
+    for down in [None, Some(COLUMNS)] {
+        let (dir, path, made) = kept(down);
+        let bytes = fs::read(&path).unwrap();
+        assert!(prepare(dir.path(), &writer(false), down) == (made, true));
+        assert_eq!(files(dir.path()), std::slice::from_ref(&path));
+        assert!(fs::read(&path).unwrap() == bytes);
+    }
+}
+
+#[test]
+fn nothing_else_in_the_folder_is_touched() {
+    let (dir, path, _) = kept(None);
+    fs::write(dir.path().join("other.sterna"), "mine").unwrap();
+    fs::write(&path, "").unwrap();
+    prepare(dir.path(), &writer(false), None);
+    assert_eq!(files(dir.path()).len(), 2);
+    assert_eq!(fs::read(dir.path().join("other.sterna")).unwrap(), b"mine");
+}
+
+#[test]
+fn damage_is_found_and_repaired() {
+    let (dir, path, made) = kept(Some(COLUMNS));
+    let good = fs::read(&path).unwrap();
+    let header = 8 * (2 + 3 * 8 + 1);
+    let check = |bytes: &[u8], what: &str| {
+        fs::write(&path, bytes).unwrap();
+        let (all, complete) = prepare(dir.path(), &writer(false), Some(COLUMNS));
+        assert!(all == made && !complete, "{what}");
+        assert!(fs::read(&path).unwrap() == good, "{what}: written again");
+    };
+    for at in (0..header).chain((header..good.len()).step_by(4999)) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1 << (at % 8);
+        // Between two things, where nothing is.
+        if at < header || prepare_is_damaged(&dir, &path, &bytes) {
+            check(&bytes, &format!("byte {at}"));
+        }
+    }
+    for len in [0, 1, 7, header - 1, header, good.len() / 2, good.len() - 1] {
+        check(&good[..len], &format!("{len} bytes"));
+    }
+    check(&[&good[..], b"x"].concat(), "one byte more");
+    check(&b"x".repeat(good.len()), "all of it");
+}
+
+/// False where the flipped byte belongs to nothing; those are few.
+fn prepare_is_damaged(dir: &TempDir, path: &Path, bytes: &[u8]) -> bool {
+    fs::write(path, bytes).unwrap();
+    !prepare(dir.path(), &writer(false), Some(COLUMNS)).1
+}
+
+#[test]
+fn headers_with_the_right_checksum_can_lie_about_little() {
+    let (dir, path, made) = kept(None);
+    let good = fs::read(&path).unwrap();
+    let header_len = 8 * (2 + 3 * 8 + 1);
+    for word in 0..2 + 3 * 8 {
+        for value in [0, 1, 2, u64::MAX] {
+            let mut bytes = good.clone();
+            bytes[8 * word..][..8].copy_from_slice(&u64::to_le_bytes(value));
+            let sum = checksum([&bytes[..header_len - 8]]);
+            bytes[header_len - 8..header_len].copy_from_slice(&sum.to_le_bytes());
+            fs::write(&path, &bytes).unwrap();
+            // A down that is said to be by columns has another length.
+            assert!(prepare(dir.path(), &writer(false), None).0 == made, "{word} {value}");
+        }
+    }
+}
+
+#[test]
+fn other_weights_are_never_taken() {
+    let (dir, path, made) = kept(None);
+    let (others, complete) = prepare(dir.path(), &writer(true), None);
+    assert!(
+        !complete,
+        "one key, since the scales are the same, but another checksum"
+    );
+    assert!(others != made);
+    assert_eq!(files(dir.path()), [path]);
+
+    let mut scaled = writer(false);
+    scaled.tensor("blk.0.ffn_up.weight").data[4096..4100].copy_from_slice(&0.25f32.to_le_bytes());
+    assert!(prepare(dir.path(), &scaled, None) == (made, false));
+    assert_eq!(files(dir.path()).len(), 2, "two keys");
+    assert!(prepare(dir.path(), &writer(true), None) == (others, true));
+}
+
+#[test]
+fn folders_that_cannot_be_used_change_nothing() {
+    let (dir, path, made) = kept(None);
+    let same = |dir: &Path| assert!(prepare(dir, &writer(false), None) == (made.clone(), false));
+    same(&dir.path().join("missing"));
+    same(&path);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    same(dir.path());
+    assert_eq!(
+        files(dir.path()),
+        std::slice::from_ref(&path),
+        "no temporary file is left"
+    );
+
+    let closed = tempfile::tempdir().unwrap();
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    same(closed.path());
+}
+
+#[test]
+fn only_one_writes_and_what_a_killed_one_left_is_used_up() {
+    let (dir, path, made) = kept(None);
+    fs::remove_file(&path).unwrap();
+    let temporary = path.with_extension("sterna.tmp");
+    let other = File::create(&temporary).unwrap();
+    other.lock().unwrap();
+    assert!(prepare(dir.path(), &writer(false), None) == (made.clone(), false));
+    assert_eq!(files(dir.path()), std::slice::from_ref(&temporary));
+    drop(other);
+    assert!(prepare(dir.path(), &writer(false), None) == (made, false));
+    assert_eq!(files(dir.path()), [path]);
+}
+
+#[test]
+fn links_are_not_followed_for_writing() {
+    let (dir, path, _) = kept(None);
+    fs::remove_file(&path).unwrap();
+    let victim = tempfile::NamedTempFile::new().unwrap();
+    fs::write(victim.path(), "mine").unwrap();
+    std::os::unix::fs::symlink(victim.path(), path.with_extension("sterna.tmp")).unwrap();
+    prepare(dir.path(), &writer(false), None);
+    assert_eq!(fs::read(victim.path()).unwrap(), b"mine");
+}
+
+#[test]
+fn what_is_not_finished_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, _) = writer(false).load().unwrap();
+    let (stop, layout) = (AtomicBool::new(true), ROWS.into());
+    let mut sidecar = Sidecar::open(dir.path(), &model, ROWS, None);
+    model.repack_from(Some(&mut sidecar), &layout, &stop).unwrap();
+    sidecar.keep(&model, &layout, &AtomicBool::new(false));
+    assert_eq!(files(dir.path()), [] as [PathBuf; 0]);
+    model.repack(&layout, &AtomicBool::new(false)).unwrap();
+    sidecar.keep(&model, &layout, &stop);
+    assert_eq!(files(dir.path()), [] as [PathBuf; 0]);
+
+    // A head that came later is kept as well.
+    sidecar.keep(&model, &layout, &AtomicBool::new(false));
+    let len = |dir: &Path| fs::metadata(&files(dir)[0]).unwrap().len();
+    let without = len(dir.path());
+    let mut sidecar = Sidecar::open(dir.path(), &model, ROWS, None);
+    assert!(sidecar.read_head(&model).is_none() && sidecar.complete().is_some());
+    model.code_head(&AtomicBool::new(false)).unwrap();
+    sidecar.keep(&model, &layout, &AtomicBool::new(false));
+    assert!(len(dir.path()) > without + 259 * 128);
+}
+
+#[test]
+fn a_checksum_sees_every_bit_and_every_boundary() {
+    let bytes: Vec<u8> = (0..200u32).map(|i| (i * 37) as u8).collect();
+    let sum = checksum([&*bytes]);
+    for bit in 0..8 * bytes.len() {
+        let mut other = bytes.clone();
+        other[bit / 8] ^= 1 << (bit % 8);
+        assert_ne!(checksum([&*other]), sum, "{bit}");
+    }
+    for (a, b) in (0..200).map(|at| bytes.split_at(at)) {
+        assert_ne!(checksum([a]), sum);
+        assert_ne!(checksum([a, b]), sum);
+    }
+    assert_ne!(checksum([&[0u8; 3][..]]), checksum([&[0u8; 4][..]]));
+}
+
+/// Other bytes for the same model are another version of the file: raise it in `MAGIC` when this changes.
+#[test]
+fn the_version_says_what_the_bytes_are() {
+    let (_dir, path, _) = kept(Some(COLUMNS));
+    assert_eq!(checksum([&*fs::read(&path).unwrap()]), 16_321_017_738_960_183_297);
+}
