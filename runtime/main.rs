@@ -70,6 +70,7 @@ fn exit_code(error: &Error) -> u8 {
             ServeError::Bind { .. } => sysexits::UNAVAILABLE,
             ServeError::System(_) => sysexits::IO_ERROR,
             ServeError::Config(_) => sysexits::CONFIG,
+            ServeError::Loader => sysexits::FAILURE,
         },
     }
 }

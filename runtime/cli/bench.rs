@@ -192,6 +192,12 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
         let measured = start::measure(&path, kernels.name, threads, context, args.cache.types());
         report.start = Some(measured.map_err(CommandError::Server)?);
     }
+    if args.json {
+        let json = serde_json::to_string_pretty(&report).expect("numbers and strings");
+        writeln!(out, "{json}")?;
+    } else {
+        report.write_foot(&mut out)?;
+    }
     if let Some(path) = &args.svg {
         let picture = roofline::svg(&report.title(), &report.subtitle(), &report.series());
         fs::write(path, picture).map_err(|source| CommandError::File {
@@ -199,12 +205,6 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
             path: path.clone(),
             source,
         })?;
-    }
-    if args.json {
-        let json = serde_json::to_string_pretty(&report).expect("numbers and strings");
-        writeln!(out, "{json}")?;
-    } else {
-        report.write_foot(&mut out)?;
     }
     Ok(())
 }
@@ -286,7 +286,14 @@ impl Plan {
         let plan = Plan {
             threads: match &args.threads[..] {
                 [] => thread_counts(Limits::read().threads()),
-                asked => asked.iter().map(|threads| threads.resolve()).collect(),
+                // Once each: what is above the number of CPUs is that number.
+                asked => asked.iter().fold(Vec::new(), |mut counts, threads| {
+                    let threads = threads.resolve();
+                    if !counts.contains(&threads) {
+                        counts.push(threads);
+                    }
+                    counts
+                }),
             },
             prefills: args.prefill.iter().copied().filter(|&n| n > 0).collect(),
             decodes,

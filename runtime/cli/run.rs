@@ -61,7 +61,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", env = "STERNA_TOKENIZER_PRE")]
     tokenizer_pre: Option<String>,
     /// Keep the weights as the file has them, instead of re-packing them for this CPU during a chat or a long answer
-    #[arg(long, env = "STERNA_NO_REPACK")]
+    #[arg(long, env = "STERNA_NO_REPACK", value_parser = clap::builder::FalseyValueParser::new())]
     no_repack: bool,
     /// Print one JSON object instead of text
     #[arg(long)]

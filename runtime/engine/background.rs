@@ -67,7 +67,11 @@ pub fn prepare(
     other_bytes: u64,
     cancel: &AtomicBool,
 ) -> Result<(), InvalidModel> {
-    let packing = kernels.packing().filter(|_| repack);
+    let packing = kernels.packing().filter(|&rows| {
+        // Columns that take the place of rows take as much.
+        let bytes = model.repacked_bytes(&rows.into()) as u64;
+        repack && fits("re-packing the weights", bytes + other_bytes)
+    });
     let mut kept = packing
         .zip(cache_dir)
         .map(|(rows, dir)| Sidecar::open(dir, model, rows, kernels.column_packing()));
@@ -76,12 +80,10 @@ pub fn prepare(
         None => layout(model, kernels, rows),
     });
     let body_bytes = layout.as_ref().map_or(0, |layout| model.repacked_bytes(layout) as u64);
-    let layout = layout.filter(|_| fits("re-packing", body_bytes + other_bytes));
     match &layout {
         Some(layout) => self::repack(model, kernels, kept.as_mut(), layout, cancel)?,
         None => validate(model)?,
     }
-    let body_bytes = layout.as_ref().map_or(0, |_| body_bytes);
     let head_bytes = CoarseHead::bytes_for(&model.embedding) as u64;
     if repack && fits("coding the output head", head_bytes + body_bytes + other_bytes) {
         code_head(model, kept.as_mut().filter(|_| layout.is_some()), cancel);
@@ -121,7 +123,8 @@ fn choose(shares: &[Shares], columns: Packing) -> Vec<Option<Packing>> {
     shares.iter().map(|shares| pays(shares).then_some(columns)).collect()
 }
 
-/// How much of each layer's feed-forward is zero for tokens from all over the vocabulary; empty where the model fails.
+/// How much of each layer's feed-forward is zero for tokens from all over the vocabulary; empty where the model fails, or there is no
+/// memory to find out.
 fn measure(model: &Arc<Model>, kernels: &'static Variant) -> Vec<Shares> {
     let config = &model.config;
     let tokens = COUNTED.min(config.context);
@@ -135,7 +138,10 @@ fn measure(model: &Arc<Model>, kernels: &'static Variant) -> Vec<Shares> {
         .collect();
     // On one thread: the others belong to the answers.
     let mut forward = Forward::new(Arc::clone(model), kernels, 1);
-    let valid = match forward.pass(&mut [KvCache::new(config, CacheTypes::default(), tokens)], &rows) {
+    let Ok(cache) = KvCache::reserve(config, CacheTypes::default(), tokens) else {
+        return Vec::new();
+    };
+    let valid = match forward.pass(&mut [cache], &rows) {
         Ok(output) => (0..tokens).all(|row| output.check(row).is_ok()),
         Err(_) => false,
     };
@@ -201,7 +207,7 @@ fn fits(what: &str, bytes: u64) -> bool {
     match Limits::read().memory_bytes {
         Some(limit) if need > limit => {
             tracing::info!(
-                "weights stay as the file has them: {what} needs {} MiB in all, and {} MiB of memory may be used",
+                "{what} is left out: it needs {} MiB in all, and {} MiB of memory may be used",
                 need >> 20,
                 limit >> 20
             );

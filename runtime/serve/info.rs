@@ -167,9 +167,17 @@ async fn model_info(State(app): State<Arc<App>>) -> Response {
         info["model_path"] = json!(loaded.path);
         info["model_ready"] = true.into();
         info["model_size_gb"] = gigabytes(loaded.bytes).into();
-        info["memory_efficiency"] = match loaded.model.mapping.is_mapped() {
-            true => "weights are mapped from the file and shared between processes",
-            false => "weights are a private copy in memory",
+        info["memory_efficiency"] = if loaded
+            .model
+            .layers
+            .iter()
+            .any(|layer| layer.ffn_up.repacked.get().is_some())
+        {
+            "weights are re-packed for this CPU in memory; the pages of the file are given back"
+        } else if loaded.model.mapping.is_mapped() {
+            "weights are mapped from the file and shared between processes"
+        } else {
+            "weights are a private copy in memory"
         }
         .into();
         info["parallel"] = loaded.engine.config().parallel.into();

@@ -71,6 +71,11 @@ pub enum ServeError {
     /// The settings do not fit this machine or this model.
     #[error("{0}")]
     Config(String),
+    /// A fault of ours: what it was is above, on stderr.
+    #[error(
+        "the thread that loads the model ended early, which is a fault of this program: please report the lines above"
+    )]
+    Loader,
     /// The operating system failed us.
     #[error("cannot start the server: {0}")]
     System(#[from] io::Error),
@@ -127,12 +132,19 @@ async fn serve(app: App) -> Result<(), ServeError> {
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
 
     let app = Arc::new(app);
-    let failed = spawn_loader(app.clone())?;
+    let loader = spawn_loader(app.clone())?;
+    let failed = async move {
+        match loader.await {
+            Ok(Ok(())) => std::future::pending().await,
+            Ok(Err(error)) => error,
+            Err(_) => ServeError::Loader,
+        }
+    };
     let server = Server::new(listener, routes(&app));
     let outcome = tokio::select! {
         never = server.accept() => match never {},
         () = any(&mut signals) => Ok(()),
-        Ok(error) = failed => Err(error),
+        error = failed => Err(error),
     };
     if outcome.is_ok() {
         tracing::info!("stopping: running requests get {:?}", app.settings.shutdown_grace);
@@ -189,13 +201,14 @@ fn random_u64() -> u64 {
 }
 
 /// Loads the model beside the server; what comes back is the reason why that failed.
-fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<ServeError>> {
-    let (failed, receiver) = oneshot::channel();
+fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<Result<(), ServeError>>> {
+    let (ended, receiver) = oneshot::channel();
     std::thread::Builder::new().name("loader".to_owned()).spawn(move || {
-        if let Err(error) = load_and_finish(&app) {
+        let outcome = load_and_finish(&app);
+        if outcome.is_err() {
             app.phase.send_replace(Phase::Failed);
-            failed.send(error).ok();
         }
+        ended.send(outcome).ok();
     })?;
     Ok(receiver)
 }
