@@ -160,7 +160,7 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
             reader: &mut reader,
             energy: energy.as_ref().ok(),
         };
-        let mut bench = Bench::new(forward, setup);
+        let mut bench = Bench::new(forward, setup)?;
         let mut add = |result: Measurement| {
             if !args.json {
                 result.write(&mut out)?;
@@ -362,7 +362,7 @@ fn first_token(path: &Path, kernels: &'static Variant, threads: usize) -> Result
     let Opened { gguf, model, .. } = Model::open(path, MapOptions::default())?;
     let tokenizer = Tokenizer::from_gguf(&gguf, None)?;
     let prompt = tokenizer.encode("Hello", true, true);
-    let mut session = Session::new(Arc::new(model), kernels, threads, prompt.len(), prompt.len());
+    let mut session = Session::new(Arc::new(model), kernels, threads, prompt.len(), prompt.len())?;
     session.feed(&prompt)?;
     Ok(began.elapsed().as_secs_f64() * 1e3)
 }

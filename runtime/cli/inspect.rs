@@ -57,16 +57,18 @@ pub fn run(args: InspectArgs, machine: &Machine) -> Result<(), CommandError> {
     });
     let model = model.map(Arc::new);
     let mut report = Report::new(&file, model.as_ref().map(|m| m.config.clone()), machine);
-    if let (Ok(model), true) = (&model, args.sparsity) {
-        report.sparsity = sparsity(Arc::clone(model), &file, machine)?;
-    }
+    let measured = match (&model, args.sparsity) {
+        (Ok(model), true) => sparsity(Arc::clone(model), &file, machine).map(|shares| report.sparsity = shares),
+        _ => Ok(()),
+    };
     let mut out = io::stdout().lock();
     match args.json {
         true => writeln!(out, "{:#}", report.json())?,
         false => write!(out, "{}", report.text())?,
     }
     match report.model {
-        Ok(_) => Ok(()),
+        // What else there is to say has been said.
+        Ok(_) => measured,
         Err(reason) => Err(ModelError::Invalid {
             path: file.path.clone(),
             reason: reason.clone(),
@@ -83,7 +85,7 @@ fn sparsity(model: Arc<Model>, file: &GgufFile, machine: &Machine) -> Result<Vec
     let capacity = (sampled + GENERATED).min(model.config.context);
     let kernels = kernels::choose(&machine.features, "auto")?;
     let mut greedy = Sampler::new(Sampling::greedy(), model.config.vocab);
-    let mut session = Session::new(model, kernels, Limits::read().threads(), capacity, 1);
+    let mut session = Session::new(model, kernels, Limits::read().threads(), capacity, 1)?;
     for position in 0..capacity {
         let next = session.sample(&[tokens[position]], &mut greedy)?;
         if position + 1 >= sampled {

@@ -21,7 +21,7 @@ pub struct LogitsArgs {
     /// File to write: 4 bytes for each entry of the vocabulary
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Threads of the forward pass, or `auto`: the cores that affinity and cgroup grant
+    /// Threads of the forward pass, at most one a CPU; or `auto`: the cores that affinity and cgroup grant
     #[arg(short, long, value_name = "N", default_value = "auto", env = "STERNA_THREADS")]
     threads: Threads,
     /// Tokens per forward pass; the result does not depend on it
@@ -51,8 +51,8 @@ pub fn run(args: LogitsArgs, machine: &Machine) -> Result<(), CommandError> {
         threads,
         tokens.len(),
         args.batch_size as usize,
-    )
-    .with_cache(args.cache.types());
+    )?
+    .with_cache(args.cache.types())?;
     let logits = session.feed(&tokens)?;
     let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
     fs::write(&args.output, bytes).map_err(|source| CommandError::File {

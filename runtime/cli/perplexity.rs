@@ -25,7 +25,7 @@ pub struct PerplexityArgs {
     /// Tokens of context of a window, its BOS included [default: 512, or the model's if less]
     #[arg(short, long, visible_alias = "ctx-size", value_name = "TOKENS")]
     context: Option<usize>,
-    /// Threads of the forward pass, or `auto`: the cores that affinity and cgroup grant
+    /// Threads of the forward pass, at most one a CPU; or `auto`: the cores that affinity and cgroup grant
     #[arg(short, long, value_name = "N", default_value = "auto", env = "STERNA_THREADS")]
     threads: Threads,
     /// Tokens per forward pass; the result does not depend on it
@@ -98,8 +98,8 @@ pub fn run(args: PerplexityArgs, machine: &Machine) -> Result<(), CommandError> 
         args.threads.resolve(),
         (context - 1).min(tokens.len()),
         args.batch_size as usize,
-    )
-    .with_cache(args.cache.types());
+    )?
+    .with_cache(args.cache.types())?;
     let bar = io::stderr().is_terminal();
     let score = perplexity::score(&mut session, bos, &tokens, context, |score| {
         if bar {

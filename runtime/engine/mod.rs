@@ -193,7 +193,7 @@ pub enum StartError {
     #[error(transparent)]
     Memory(#[from] kv::DoesNotFit),
     /// Too little address space.
-    #[error("cannot reserve the key/value caches: {0}")]
+    #[error("cannot reserve the key/value caches: {0}; ask for less context, or fewer sequences at once")]
     Cache(std::io::Error),
     /// The system refused the thread.
     #[error("cannot start the engine's thread: {0}")]

@@ -73,7 +73,7 @@ mod tests {
     const BOS: u32 = 7;
 
     fn scored(threads: usize, batch: usize, context: usize) -> Score {
-        let mut session = Session::new(testing::model(), testing::kernels(), threads, context - 1, batch);
+        let mut session = Session::new(testing::model(), testing::kernels(), threads, context - 1, batch).unwrap();
         score(&mut session, BOS, &TOKENS, context, |_| ()).unwrap()
     }
 
@@ -95,7 +95,7 @@ mod tests {
         let mut nats = 0.0;
         for (i, &token) in TOKENS.iter().enumerate() {
             let prefix = [&[BOS], &TOKENS[i / 3 * 3..i]].concat();
-            let mut session = Session::new(testing::model(), testing::kernels(), 1, 4, 4);
+            let mut session = Session::new(testing::model(), testing::kernels(), 1, 4, 4).unwrap();
             nats += negative_log_likelihood(session.feed(&prefix).unwrap(), token);
         }
         let score = scored(1, 4, 4);
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn progress_comes_after_each_window_and_ends_with_the_result() {
-        let mut session = Session::new(testing::model(), testing::kernels(), 1, 3, 3);
+        let mut session = Session::new(testing::model(), testing::kernels(), 1, 3, 3).unwrap();
         let mut seen = Vec::new();
         let result = score(&mut session, BOS, &TOKENS, 4, |score| seen.push(score)).unwrap();
         assert_eq!(seen.iter().map(|s| s.tokens).collect::<Vec<_>>(), [3, 6, 8]);

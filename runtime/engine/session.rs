@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::StartError;
 use super::forward::{Forward, PassError, Row};
 use super::head::{Logits, Need};
 use super::kv::{CacheTypes, KvCache};
@@ -24,24 +25,34 @@ pub struct Session {
 }
 
 impl Session {
-    /// An empty sequence with room for `capacity` tokens, fed in passes of at most `batch`. Panics where the address space is too
-    /// small for it.
-    pub fn new(model: Arc<Model>, kernels: &'static Variant, threads: usize, capacity: usize, batch: usize) -> Self {
-        Session {
-            cache: [KvCache::new(&model.config, CacheTypes::default(), capacity)],
+    /// An empty sequence with room for `capacity` tokens, fed in passes of at most `batch`. [`StartError::Cache`] where the address
+    /// space is too small for it.
+    pub fn new(
+        model: Arc<Model>,
+        kernels: &'static Variant,
+        threads: usize,
+        capacity: usize,
+        batch: usize,
+    ) -> Result<Self, StartError> {
+        let cache = KvCache::reserve(&model.config, CacheTypes::default(), capacity).map_err(StartError::Cache)?;
+        Ok(Session {
+            cache: [cache],
             forward: Forward::new(model, kernels, threads),
             rows: Vec::new(),
             len: 0,
             batch: batch.max(1),
-        }
+        })
     }
 
-    /// The same, empty, with keys and values cached in another way. Panics as above.
-    #[must_use]
-    pub fn with_cache(self, types: CacheTypes) -> Self {
+    /// The same, empty, with keys and values cached in another way. Fails as above.
+    pub fn with_cache(self, types: CacheTypes) -> Result<Self, StartError> {
         let capacity = self.cache[0].capacity();
-        let cache = [KvCache::new(&self.forward.model().config, types, capacity)];
-        Session { cache, len: 0, ..self }
+        let cache = KvCache::reserve(&self.forward.model().config, types, capacity).map_err(StartError::Cache)?;
+        Ok(Session {
+            cache: [cache],
+            len: 0,
+            ..self
+        })
     }
 
     /// Appends `tokens`, at least one, all inside the vocabulary; the logits (vocab) of the last.
@@ -141,7 +152,14 @@ mod tests {
     const TOKENS: [u32; 7] = [3, 1, 4, 1, 5, 9, 2];
 
     fn session(batch: usize) -> Session {
-        Session::new(testing::model(), testing::kernels(), 1, TOKENS.len(), batch)
+        Session::new(testing::model(), testing::kernels(), 1, TOKENS.len(), batch).unwrap()
+    }
+
+    #[test]
+    fn a_sequence_beyond_the_address_space_is_an_error() {
+        let tokens = 1 << 50;
+        let none = Session::new(testing::model(), testing::kernels(), 1, tokens, 1);
+        assert!(matches!(none, Err(StartError::Cache(_))));
     }
 
     #[test]
@@ -159,8 +177,8 @@ mod tests {
             v: CacheType::Q8_0,
         };
         let logits = |batch, threads, types| {
-            let mut session = Session::new(testing::model(), testing::kernels(), threads, TOKENS.len(), batch);
-            session = session.with_cache(types);
+            let mut session = Session::new(testing::model(), testing::kernels(), threads, TOKENS.len(), batch).unwrap();
+            session = session.with_cache(types).unwrap();
             session.feed(&TOKENS).unwrap().to_vec()
         };
         let expected = logits(1, 1, types);
@@ -177,7 +195,7 @@ mod tests {
     fn each_position_has_the_logits_of_its_prefix() {
         let value = |i: usize, logits: &[f32]| f64::from(logits[i]);
         for (threads, batch) in [(1, 1), (2, 3), (3, 100)] {
-            let mut all = Session::new(testing::model(), testing::kernels(), threads, TOKENS.len(), batch);
+            let mut all = Session::new(testing::model(), testing::kernels(), threads, TOKENS.len(), batch).unwrap();
             let values = all.feed_each(&TOKENS, &value).unwrap();
             let expected = (0..TOKENS.len()).map(|i| {
                 let mut alone = session(9);
@@ -213,7 +231,7 @@ mod tests {
         ];
         // The tokens, and whether candidates were enough to choose them.
         let generate = |sampling: &Sampling| {
-            let mut session = Session::new(Arc::clone(&model), testing::kernels(), 2, 40, 9);
+            let mut session = Session::new(Arc::clone(&model), testing::kernels(), 2, 40, 9).unwrap();
             let mut sampler = Sampler::new(sampling.clone(), VOCAB);
             let mut tokens = TOKENS.to_vec();
             let mut candidates = 0;

@@ -146,7 +146,8 @@ impl KvCache {
         Self::reserve(config, types, capacity).expect("address space for the key/value cache")
     }
 
-    /// The same, with an error instead. Whether there is memory for all positions is for the caller to know.
+    /// The same, with an error instead: for sizes that somebody asked for. Whether there is memory for all positions is for the
+    /// caller to know.
     pub fn reserve(config: &Config, types: CacheTypes, capacity: usize) -> io::Result<Self> {
         let shape = Shape::new(config, types);
         let bytes = shape.bytes(capacity).ok_or(io::ErrorKind::OutOfMemory)?;

@@ -101,8 +101,7 @@ fn sequences_that_fit(limit_bytes: Option<u64>, model_bytes: u64, sequence_bytes
 pub fn finish(app: &App, loaded: &Loaded) -> Result<(), ServeError> {
     limits::run_when_idle();
     let sequences = loaded.engine.config().parallel as u64;
-    let position_bytes = KvCache::bytes_per_position(&loaded.model.config, app.settings.cache);
-    let caches = position_bytes * loaded.context as u64 * sequences;
+    let caches = KvCache::bytes(&loaded.model.config, app.settings.cache, loaded.context).saturating_mul(sequences);
     let (repack, never) = (app.settings.repack, AtomicBool::new(false));
     let cache_dir = app.settings.cache_dir.as_deref();
     let prepared = background::prepare(&loaded.model, app.kernels, repack, cache_dir, caches, &never);

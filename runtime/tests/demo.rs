@@ -71,7 +71,7 @@ impl Way {
 
     fn session(self, capacity: usize) -> Session {
         let (model, kernels) = self.model();
-        Session::new(model, kernels, self.threads, capacity, self.batch)
+        Session::new(model, kernels, self.threads, capacity, self.batch).unwrap()
     }
 
     fn model(self) -> (Arc<Model>, &'static Variant) {
@@ -233,7 +233,7 @@ fn int8_keys_and_values_hardly_change_the_perplexity_and_are_the_same_in_every_w
     let tokens = tokenizer.encode(&text, false, false);
     let (f16, q8_0) = (CacheType::F16, CacheType::Q8_0);
     let nats = |way: Way, k, v| {
-        let mut session = way.session(TOKENS / 2).with_cache(CacheTypes { k, v });
+        let mut session = way.session(TOKENS / 2).with_cache(CacheTypes { k, v }).unwrap();
         let bos = tokenizer.bos().unwrap();
         let score = perplexity::score(&mut session, bos, &tokens[..TOKENS], TOKENS / 2 + 1, |_| ());
         score.unwrap().nats

@@ -102,7 +102,7 @@ struct Ours {
 
 fn compute(model: &Arc<Model>, kernels: &'static Variant, threads: usize, golden: &Golden) -> Ours {
     let capacity = golden.tokens.len() + golden.greedy.len();
-    let mut session = Session::new(Arc::clone(model), kernels, threads, capacity, 512);
+    let mut session = Session::new(Arc::clone(model), kernels, threads, capacity, 512).unwrap();
     let logits = session.feed(&golden.tokens).unwrap().to_vec();
     let mut greedy = vec![argmax(&logits)];
     for &token in &golden.greedy[..golden.greedy.len() - 1] {

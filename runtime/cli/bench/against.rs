@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::measure::{BenchError, SLICE};
 use super::runner::Runner;
 use super::stats::median;
+use crate::engine::StartError;
 use crate::engine::forward::{Forward, PassError};
 use crate::engine::head::Need;
 use crate::engine::kv::CacheTypes;
@@ -59,9 +60,9 @@ impl Against {
         let [_, (model, other)] = sides;
         let capacity = work.decodes.iter().map(|(context, tokens)| context + tokens + 1);
         let capacity = capacity.chain(work.prefills.iter().copied()).max().unwrap_or(1);
-        let runner = |(model, kernels): (&Arc<Model>, _)| -> Result<Runner, PassError> {
+        let runner = |(model, kernels): (&Arc<Model>, _)| -> Result<Runner, StartError> {
             let forward = Forward::new(Arc::clone(model), kernels, work.threads);
-            Ok(Runner::new(forward, work.cache, 1, capacity))
+            Runner::new(forward, work.cache, 1, capacity)
         };
         let mut against = Against {
             kernel: other.name.to_owned(),
@@ -273,6 +274,7 @@ mod tests {
                 1,
                 1,
             )
+            .unwrap()
         };
         let mut runners = [runner(), runner()];
         let first: *const Forward = &runners[0].forward;

@@ -12,6 +12,7 @@ use super::ceiling::{self, Rates, Reader};
 use super::energy::{Energy, Reading};
 use super::runner::{Hash, Runner};
 use super::stats::{median, spread};
+use crate::engine::StartError;
 use crate::engine::forward::{Forward, PassError, Traffic};
 use crate::engine::head::Need;
 use crate::engine::kv::{CacheTypes, KvCache};
@@ -92,6 +93,9 @@ pub enum BenchError {
     /// The model failed.
     #[error(transparent)]
     Pass(#[from] PassError),
+    /// The sequences have no room.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// The same work gave another output.
     #[error("{work} gave the output {one} and then {other}: report this, with the machine's name")]
     Unsteady {
@@ -132,17 +136,17 @@ pub struct Setup<'a, 'm> {
 
 impl<'a, 'm> Bench<'a, 'm> {
     /// Takes a pass of a model that is as fast as it gets.
-    pub fn new(forward: Forward, setup: Setup<'a, 'm>) -> Self {
-        Bench {
+    pub fn new(forward: Forward, setup: Setup<'a, 'm>) -> Result<Self, StartError> {
+        Ok(Bench {
             ahead: setup.reader.best_ahead(setup.kernels, forward.pool()),
-            runner: Runner::new(forward, setup.cache, setup.sequences, setup.capacity),
+            runner: Runner::new(forward, setup.cache, setup.sequences, setup.capacity)?,
             kernels: setup.kernels,
             repeats: setup.repeats,
             reader: setup.reader,
             energy: setup.energy,
             rates: Vec::new(),
             dots: Vec::new(),
-        }
+        })
     }
 
     /// Medians of what reading reached, and of the dot product in multiply-adds per second.

@@ -1,5 +1,6 @@
 //! A model and some sequences, worked on step by step.
 
+use crate::engine::StartError;
 use crate::engine::forward::{Forward, PassError, Row};
 use crate::engine::head::Need;
 use crate::engine::kv::{CacheTypes, KvCache};
@@ -14,14 +15,14 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Empty sequences, with room for `capacity` tokens each.
-    pub fn new(forward: Forward, types: CacheTypes, sequences: usize, capacity: usize) -> Self {
-        let cache = || KvCache::new(&forward.model().config, types, capacity);
-        Runner {
-            caches: (0..sequences.max(1)).map(|_| cache()).collect(),
+    /// Empty sequences, with room for `capacity` tokens each. [`StartError::Cache`] where the address space is too small for them.
+    pub fn new(forward: Forward, types: CacheTypes, sequences: usize, capacity: usize) -> Result<Self, StartError> {
+        let cache = |_| KvCache::reserve(&forward.model().config, types, capacity).map_err(StartError::Cache);
+        Ok(Runner {
+            caches: (0..sequences.max(1)).map(cache).collect::<Result<_, _>>()?,
             forward,
             rows: Vec::new(),
-        }
+        })
     }
 
     /// How keys and values are cached.

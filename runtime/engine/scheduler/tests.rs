@@ -95,7 +95,7 @@ fn outcome(mut events: UnboundedReceiver<Event>) -> Outcome {
 
 /// Greedy tokens by a session: what the engine must give, whatever else it is doing.
 fn expected(prompt: &[u32], count: usize) -> Vec<u32> {
-    let mut session = Session::new(testing::model(), testing::kernels(), 1, 64, 64);
+    let mut session = Session::new(testing::model(), testing::kernels(), 1, 64, 64).unwrap();
     let mut next = crate::engine::sampling::argmax(session.feed(prompt).unwrap());
     let mut tokens = vec![next];
     while tokens.len() < count {

@@ -120,7 +120,7 @@ fn echo() -> (Arc<Model>, Sampling, Vec<u32>, Vec<u32>) {
             ..Sampling::greedy()
         };
         let mut sampler = Sampler::new(sampling.clone(), VOCAB);
-        let mut session = Session::new(model.clone(), testing::kernels(), 1, 64, 64);
+        let mut session = Session::new(model.clone(), testing::kernels(), 1, 64, 64).unwrap();
         let mut tokens = vec![1];
         for i in 0..ECHO {
             let next = session.sample(&tokens[i..], &mut sampler).unwrap();
@@ -191,7 +191,7 @@ fn wrong_guesses_leave_nothing_behind() {
             seed: i.into(),
             ..Sampling::greedy()
         };
-        let mut session = Session::new(testing::model(), testing::kernels(), 1, 64, 64);
+        let mut session = Session::new(testing::model(), testing::kernels(), 1, 64, 64).unwrap();
         let mut sampler = Sampler::new(hot.sampling.clone(), VOCAB);
         let mut tokens = vec![session.sample(&prompt, &mut sampler).unwrap()];
         while tokens.len() < 40 {
