@@ -48,6 +48,13 @@ void sterna_rescale__{{ isa }}(const int32_t *restrict acc, size_t n, float s, f
     }
 }
 
+// y += acc / s * scale: the residual stream.
+void sterna_rescale_add__{{ isa }}(const int32_t *restrict acc, size_t n, float s, float scale, float *restrict y) {
+    for (size_t i = 0; i < n; i++) {
+        y[i] += (float)acc[i] / s * scale;
+    }
+}
+
 // y = x / sqrt(mean(x^2) + eps) * weight; the squares are summed in f64, in 16 lanes, folded in halves.
 void sterna_rmsnorm__{{ isa }}(const float *restrict x, const float *restrict weight, float eps, size_t n,
                               float *restrict y) {
@@ -107,13 +114,6 @@ void sterna_relu2_mul__{{ isa }}(const float *restrict gate, const float *restri
     for (size_t i = 0; i < n; i++) {
         const float r = gate[i] > 0.0f ? gate[i] : 0.0f;
         y[i] = r * r * up[i];
-    }
-}
-
-// x += y.
-void sterna_add__{{ isa }}(float *restrict x, const float *restrict y, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        x[i] += y[i];
     }
 }
 

@@ -177,14 +177,14 @@ pub enum Role {
     Quantize,
     /// Integer sums to f32: acc / s * scale.
     Rescale,
+    /// The same, added to what is there: the residual stream.
+    RescaleAdd,
     /// RMSNorm of one row.
     Rmsnorm,
     /// NeoX rotary embedding of the heads of one token.
     Rope,
     /// relu(gate)^2 * up.
     Relu2Mul,
-    /// x += y.
-    Add,
     /// f32 to f16 bits.
     ToF16,
     /// Attention, a block of positions: queries by keys.
@@ -231,10 +231,10 @@ impl Role {
         Role::PackedColumns,
         Role::Quantize,
         Role::Rescale,
+        Role::RescaleAdd,
         Role::Rmsnorm,
         Role::Rope,
         Role::Relu2Mul,
-        Role::Add,
         Role::ToF16,
         Role::AttentionScoresF16,
         Role::AttentionValuesF16,
@@ -272,10 +272,10 @@ impl Role {
             Role::PackedColumns => "packed_columns",
             Role::Quantize => "quantize",
             Role::Rescale => "rescale",
+            Role::RescaleAdd => "rescale_add",
             Role::Rmsnorm => "rmsnorm",
             Role::Rope => "rope",
             Role::Relu2Mul => "relu2_mul",
-            Role::Add => "add",
             Role::ToF16 => "to_f16",
             Role::AttentionScoresF16 => "attention_scores_f16",
             Role::AttentionValuesF16 => "attention_values_f16",
@@ -333,7 +333,7 @@ impl Role {
                 ("scale", MutF32),
                 ("sum", MutI32),
             ],
-            Role::Rescale => &[
+            Role::Rescale | Role::RescaleAdd => &[
                 ("acc", ConstI32),
                 ("n", Size),
                 ("s", F32),
@@ -356,7 +356,6 @@ impl Role {
                 ("half", Size),
             ],
             Role::Relu2Mul => &[("gate", ConstF32), ("up", ConstF32), ("n", Size), ("y", MutF32)],
-            Role::Add => &[("x", MutF32), ("y", ConstF32), ("n", Size)],
             Role::ToF16 => &[("x", ConstF32), ("n", Size), ("y", MutU16)],
             // q (rows, q_stride), k (block, dim) in panels, scores (rows, group, block); row r sees len + r positions
             Role::AttentionScoresF16 => &[
@@ -478,10 +477,10 @@ const INTEGER_ONCE: &[(Role, &str)] = &[
 const FLOAT: &[(Role, &str)] = &[
     (Role::Quantize, "elementwise.c"),
     (Role::Rescale, "elementwise.c"),
+    (Role::RescaleAdd, "elementwise.c"),
     (Role::Rmsnorm, "elementwise.c"),
     (Role::Rope, "elementwise.c"),
     (Role::Relu2Mul, "elementwise.c"),
-    (Role::Add, "elementwise.c"),
     (Role::ToF16, "elementwise.c"),
     (Role::AttentionScoresF16, "attention.c"),
     (Role::AttentionValuesF16, "attention.c"),

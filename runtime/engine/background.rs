@@ -141,7 +141,7 @@ fn measure(model: &Arc<Model>, kernels: &'static Variant) -> Vec<Shares> {
     let Ok(cache) = KvCache::reserve(config, CacheTypes::default(), tokens) else {
         return Vec::new();
     };
-    let valid = match forward.pass(&mut [cache], &rows) {
+    let valid = match forward.count(&mut [cache], &rows) {
         Ok(output) => (0..tokens).all(|row| output.check(row).is_ok()),
         Err(_) => false,
     };

@@ -11,7 +11,7 @@ use super::kv::KvCache;
 use super::sparsity::{Counts, Shares};
 use crate::kernels::{Angles, AttentionScratch, Heads, Live, QuantRows, Tile, Variant};
 use crate::machine::pool::Pool;
-use crate::model::{Model, Order, Ternary};
+use crate::model::{Model, Order};
 
 /// One token to process.
 #[derive(Debug, Clone, Copy)]
@@ -79,9 +79,9 @@ pub struct Forward {
 struct Scratch {
     /// Residual stream (n, hidden).
     x: Vec<f32>,
-    /// Normalised input of a matrix product (n, its columns).
-    normed: Vec<f32>,
-    /// The same, quantised.
+    /// Rows that go through the whole last layer, ascending.
+    kept: Vec<usize>,
+    /// Input of a matrix product (n, its columns), normalised and quantised.
     quant: QuantRows,
     /// Queries (n, heads, head_dim).
     q: Vec<f32>,
@@ -97,10 +97,6 @@ struct Scratch {
     gate: Vec<f32>,
     /// (n, ffn)
     up: Vec<f32>,
-    /// relu(gate)^2 * up (n, ffn).
-    inner: Vec<f32>,
-    /// What a block adds to the residual stream (n, hidden).
-    delta: Vec<f32>,
     /// (n, head_dim / 2)
     cos: Vec<f32>,
     /// (n, head_dim / 2)
@@ -210,10 +206,24 @@ impl Forward {
 
     /// Processes `rows`, at least one. Their keys and values go into `caches`.
     pub fn pass(&mut self, caches: &mut [KvCache], rows: &[Row]) -> Result<Output<'_>, Lost> {
+        self.run(caches, rows, |row| row.need != Need::None)
+    }
+
+    /// The same for the counts of [`Forward::sparsity`]: rows without logits, too, go through all of the last layer.
+    pub fn count(&mut self, caches: &mut [KvCache], rows: &[Row]) -> Result<Output<'_>, Lost> {
+        self.run(caches, rows, |_| true)
+    }
+
+    fn run(&mut self, caches: &mut [KvCache], rows: &[Row], keep: impl Fn(&Row) -> bool) -> Result<Output<'_>, Lost> {
         self.embed(rows);
+        let kept = &mut self.scratch.kept;
+        kept.clear();
+        kept.extend((0..rows.len()).filter(|&r| keep(&rows[r])));
         for layer in 0..self.model.layers.len() {
-            self.attention_block(layer, caches, rows.len());
-            self.ffn_block(layer, rows.len());
+            let n = self.attention_block(layer, caches, rows);
+            if n > 0 {
+                self.ffn_block(layer, n);
+            }
         }
         self.run_head(rows);
         // Bytes of a page that is gone read as zero: whatever was computed with them is wrong.
@@ -250,40 +260,63 @@ impl Forward {
         }
     }
 
-    /// x += Wo rms(attention(rope(Wq h), rope(Wk h), Wv h)), h = rms(x).
-    fn attention_block(&mut self, index: usize, caches: &mut [KvCache], n: usize) {
+    /// x += Wo rms(attention(rope(Wq h), rope(Wk h), Wv h)), h = rms(x). How many rows x has then: of the last layer nothing but keys and
+    /// values is needed of a row without logits, so there the kept ones go on, moved together.
+    fn attention_block(&mut self, index: usize, caches: &mut [KvCache], rows: &[Row]) -> usize {
         let (config, layer) = (&self.model.config, &self.model.layers[index]);
         let (kernels, pool, eps) = (self.kernels, &self.pool, config.rms_eps);
-        let half = self.frequencies.len();
+        let (hidden, half) = (config.hidden, self.frequencies.len());
         let heads = Heads::of(config);
         let (q_width, kv_width) = (heads.q * heads.dim, heads.kv * heads.dim);
         let s = &mut self.scratch;
-        let x = &mut s.x[..n * config.hidden];
+        let mut n = rows.len();
+        let all = s.kept.len() == n || index + 1 < config.layers;
 
-        let q = grow(&mut s.q, n * q_width);
+        kernels.norm_quantize(pool, &s.x[..n * hidden], &layer.attn_norm, eps, &mut s.quant);
         let k = grow(&mut s.k, n * kv_width);
         let v = grow(&mut s.v, n * kv_width);
-        let h = grow(&mut s.normed, n * config.hidden);
-        kernels.rmsnorm(pool, x, &layer.attn_norm, eps, h);
-        kernels.quantize(pool, h, config.hidden, &mut s.quant);
-        kernels.linear(
-            pool,
-            &s.quant,
-            &mut [(&layer.attn_q, q), (&layer.attn_k, k), (&layer.attn_v, v)],
-        );
-
-        let angles = Angles {
-            cos: &s.cos[..n * half],
-            sin: &s.sin[..n * half],
+        let mut jobs = [
+            (&layer.attn_k, &mut *k),
+            (&layer.attn_v, &mut *v),
+            (&layer.attn_q, &mut []),
+        ];
+        let jobs = if all {
+            jobs[2].1 = grow(&mut s.q, n * q_width);
+            &mut jobs[..]
+        } else {
+            &mut jobs[..2]
         };
-        kernels.rotate_and_store(pool, heads, angles, (q, k, v), caches, index, &s.tiles);
+        kernels.linear(pool, &s.quant, jobs);
+        let angles = Angles::of(&s.cos, &s.sin, n * half);
+        kernels.store(pool, heads, angles, (k, v), caches, index, &s.tiles);
+        if !all {
+            // All that shows whether the others are fit to be read by later ones.
+            s.broken.clear();
+            let finite = |r: usize| [&*k, &*v].map(|x| all_finite(&x[r * kv_width..][..kv_width])) == [true; 2];
+            s.broken.extend((0..n).map(|r| !finite(r)));
+            n = s.kept.len();
+            if n == 0 {
+                return 0;
+            }
+            for (to, &from) in s.kept.iter().enumerate() {
+                s.x.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
+                s.cos.copy_within(from * half..(from + 1) * half, to * half);
+                s.sin.copy_within(from * half..(from + 1) * half, to * half);
+            }
+            s.quant.keep(&s.kept, hidden);
+            let kept = s.kept.iter().map(|&r| (rows[r].cache, rows[r].position));
+            Tile::collect(kept, &mut s.tiles);
+            let q = grow(&mut s.q, n * q_width);
+            kernels.linear(pool, &s.quant, &mut [(&layer.attn_q, q)]);
+        }
+        let q = &mut s.q[..n * q_width];
+        kernels.rotate(pool, heads, Angles::of(&s.cos, &s.sin, n * half), q);
         let mixed = grow(&mut s.mixed, n * q_width);
         kernels.attention(pool, heads, q, caches, index, &s.tiles, &mut s.attention, mixed);
 
-        let h = grow(&mut s.normed, n * q_width);
-        kernels.rmsnorm(pool, mixed, &layer.attn_sub_norm, eps, h);
-        kernels.quantize(pool, h, q_width, &mut s.quant);
-        add_linear(kernels, pool, &s.quant, &layer.attn_output, &mut s.delta, x);
+        kernels.norm_quantize(pool, mixed, &layer.attn_sub_norm, eps, &mut s.quant);
+        kernels.linear_add(pool, &s.quant, &layer.attn_output, &mut s.x[..n * hidden]);
+        n
     }
 
     /// x += Wdown rms(relu(Wgate h)^2 * (Wup h)), h = rms(x).
@@ -295,22 +328,14 @@ impl Forward {
 
         let gate = grow(&mut s.gate, n * config.ffn);
         let up = grow(&mut s.up, n * config.ffn);
-        let h = grow(&mut s.normed, n * config.hidden);
-        kernels.rmsnorm(pool, x, &layer.ffn_norm, eps, h);
-        kernels.quantize(pool, h, config.hidden, &mut s.quant);
+        kernels.norm_quantize(pool, x, &layer.ffn_norm, eps, &mut s.quant);
         kernels.linear(pool, &s.quant, &mut [(&layer.ffn_gate, gate), (&layer.ffn_up, up)]);
 
-        let inner = grow(&mut s.inner, n * config.ffn);
-        kernels.relu2_mul(pool, gate, up, inner);
-        let h = grow(&mut s.normed, n * config.ffn);
-        kernels.rmsnorm(pool, inner, &layer.ffn_sub_norm, eps, h);
-        kernels.quantize(pool, h, config.ffn, &mut s.quant);
+        kernels.gated_norm_quantize(pool, (gate, up), &layer.ffn_sub_norm, eps, &mut s.quant);
         if n <= COUNTED {
             self.sparsity[index].add(gate, &s.quant.q);
         }
-        let delta = grow(&mut s.delta, x.len());
-        kernels.linear_sparse(pool, &s.quant, &layer.ffn_down, &mut s.live, delta);
-        kernels.add(x, delta);
+        kernels.linear_sparse_add(pool, &s.quant, &layer.ffn_down, &mut s.live, x);
     }
 
     /// The logits of the rows that want them; and which rows are broken.
@@ -320,20 +345,15 @@ impl Forward {
     fn run_head(&mut self, rows: &[Row]) {
         let hidden = self.model.config.hidden;
         let s = &mut self.scratch;
-        let x = &s.x[..rows.len() * hidden];
-        s.broken.clear();
-        s.broken.extend(x.chunks_exact(hidden).map(|x| !all_finite(x)));
-        let needs = rows.iter().map(|row| row.need);
+        let x = &s.x[..s.kept.len() * hidden];
+        s.broken.resize(rows.len(), false);
+        for (x, &r) in x.chunks_exact(hidden).zip(&s.kept) {
+            s.broken[r] = !all_finite(x);
+        }
+        let kept = s.kept.iter().map(|&r| (r, rows[r].need));
         s.head
-            .run(self.kernels, &self.pool, &self.model, x, needs, &mut s.broken);
+            .run(self.kernels, &self.pool, &self.model, x, kept, &mut s.broken);
     }
-}
-
-/// x += W @ quant, through `delta`.
-fn add_linear(kernels: &Variant, pool: &Pool, quant: &QuantRows, w: &Ternary, delta: &mut Vec<f32>, x: &mut [f32]) {
-    let delta = grow(delta, x.len());
-    kernels.linear(pool, quant, &mut [(w, delta)]);
-    kernels.add(x, delta);
 }
 
 /// The first `len` elements, after growing to so many.
@@ -501,6 +521,35 @@ mod tests {
         let output = forward.pass(&mut caches, &rows).unwrap();
         assert_eq!(output.logits(2).unwrap().all(), expected[2]);
         assert_eq!(output.logits(8).unwrap().all(), expected[8]);
+    }
+
+    #[test]
+    fn rows_without_logits_leave_all_that_later_ones_read() {
+        let expected = logits(1, &TOKENS, 9);
+        for threads in [1, 2] {
+            let model = testing::model();
+            let mut caches = [0, 1].map(|_| KvCache::new(&model.config, CacheTypes::default(), 9));
+            let mut forward = Forward::new(model, testing::kernels(), threads);
+            // Nobody wants logits; then one row of several, among those of another sequence; then the last row alone.
+            for (chunk, wanted) in [(0..4, None), (4..8, Some(6)), (8..9, Some(8))] {
+                let mut pass = [
+                    rows(1, chunk.start, &TOKENS[chunk.clone()]),
+                    rows(0, chunk.start, &TOKENS[chunk]),
+                ]
+                .concat();
+                let wants = |row: &Row| row.cache == 0 && Some(row.position) == wanted;
+                pass.iter_mut()
+                    .filter(|row| !wants(row))
+                    .for_each(|row| row.need = Need::None);
+                let output = forward.pass(&mut caches, &pass).unwrap();
+                for (r, row) in pass.iter().enumerate() {
+                    output.check(r).unwrap();
+                    if wants(row) {
+                        assert_eq!(output.logits(r).unwrap().all(), expected[row.position]);
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -98,36 +98,41 @@ impl Head {
         self.candidates.len()
     }
 
-    /// logits = token_embd @ rms(x) for the rows of x (rows, hidden) that want them, all or those that are needed. A row
-    /// with a logit that is not finite is marked in `broken` (rows).
+    /// logits = token_embd @ rms(x) for the rows of x (n, hidden) that want them, all or those that are needed. `rows` (n) are their
+    /// indices in the pass, ascending, and what each wants. A row with a logit that is not finite is marked in `broken`.
     pub fn run(
         &mut self,
         kernels: &Variant,
         pool: &Pool,
         model: &Model,
         x: &[f32],
-        needs: impl Iterator<Item = Need> + Clone,
+        rows: impl Iterator<Item = (usize, Need)> + Clone,
         broken: &mut [bool],
     ) {
         let hidden = model.config.hidden;
         self.found.clear();
         self.candidates.clear();
         self.wanted.clear();
-        let wanted = (0..).zip(needs.clone()).filter(|(_, need)| *need != Need::None);
-        self.wanted.extend(wanted.map(|(r, _)| r));
+        let wants = |need: Need| need != Need::None;
+        self.wanted
+            .extend(rows.clone().filter(|(_, need)| wants(*need)).map(|(r, _)| r));
         let m = self.wanted.len();
         if m == 0 {
             return;
         }
         let gathered = grow(&mut self.x, m * hidden);
-        for (to, &r) in gathered.chunks_exact_mut(hidden).zip(&self.wanted) {
-            to.copy_from_slice(&x[r * hidden..][..hidden]);
+        let wanted = x
+            .chunks_exact(hidden)
+            .zip(rows.clone())
+            .filter(|(_, (_, need))| wants(*need));
+        for (to, (x, _)) in gathered.chunks_exact_mut(hidden).zip(wanted) {
+            to.copy_from_slice(x);
         }
         let h = grow(&mut self.h, m * hidden);
         kernels.rmsnorm(pool, gathered, &model.output_norm, model.config.rms_eps, h);
         round_for_head(&model.embedding, h);
 
-        let needs = needs.filter(|need| *need != Need::None);
+        let needs = rows.map(|(_, need)| need).filter(|need| wants(*need));
         if let Some(coarse) = model.coarse.get()
             && self.coarse_helps(model, needs.clone())
         {
@@ -370,9 +375,9 @@ mod tests {
         let (mut whole, mut both) = (Head::default(), Head::default());
         let mut broken = [vec![false; samplings.len()], vec![false; samplings.len()]];
         let all = samplings.iter().map(|_| Need::All);
-        whole.run(kernels, &pool, model, &x, all, &mut broken[0]);
+        whole.run(kernels, &pool, model, &x, (0..).zip(all), &mut broken[0]);
         model.code_head(&AtomicBool::new(false)).unwrap();
-        both.run(kernels, &pool, model, &x, needs(), &mut broken[1]);
+        both.run(kernels, &pool, model, &x, (0..).zip(needs()), &mut broken[1]);
         assert_eq!(broken[0], broken[1]);
         for (r, (sampling, need)) in samplings.iter().zip(needs()).enumerate() {
             let logits = whole.logits(r, VOCAB).all();
@@ -468,7 +473,7 @@ mod tests {
                 &Pool::new(1),
                 &model,
                 &x,
-                [need].into_iter(),
+                [(0, need)].into_iter(),
                 &mut [false],
             );
             assert!(matches!(head.logits(0, VOCAB), Logits::All(_)));

@@ -223,55 +223,87 @@ pub struct Angles<'a> {
     pub sin: &'a [f32],
 }
 
+impl<'a> Angles<'a> {
+    /// The first `len` of each.
+    pub fn of(cos: &'a [f32], sin: &'a [f32], len: usize) -> Self {
+        let (cos, sin) = (&cos[..len], &sin[..len]);
+        Angles { cos, sin }
+    }
+
+    /// Of a row, for heads of `dim` elements.
+    fn row(&self, row: usize, dim: usize) -> (*const f32, *const f32) {
+        let (cos, sin) = (
+            &self.cos[row * dim / 2..][..dim / 2],
+            &self.sin[row * dim / 2..][..dim / 2],
+        );
+        (cos.as_ptr(), sin.as_ptr())
+    }
+}
+
+/// Rows below which a fork-join costs more than it saves.
+const FEW_ROWS: usize = 4;
+
 impl Variant {
-    /// Rotates q (rows, heads.q, dim) and k (rows, heads.kv, dim) in place, rounded to f16, and stores k and v (rows, heads.kv,
-    /// dim) at the rows' places in one layer of their caches.
+    /// Rotates q (rows, heads.q, dim) in place, rounded to f16.
+    pub fn rotate(&self, pool: &Pool, heads: Heads, angles: Angles<'_>, q: &mut [f32]) {
+        let (d, width) = (heads.dim, heads.q * heads.dim);
+        let rows = rows_of(q, width);
+        assert!(d.is_multiple_of(2));
+        let q = Shared::new(q);
+        split_rows(pool, rows, |rows| {
+            for row in rows {
+                let (cos, sin) = angles.row(row, d);
+                // SAFETY: each row is given to one thread; it has heads.q heads of dim elements, and half as many angles.
+                unsafe {
+                    let q = q.part(row * width..(row + 1) * width);
+                    (self.rope)(q.as_mut_ptr(), cos, sin, heads.q, d / 2);
+                }
+            }
+        });
+    }
+
+    /// Rotates k (rows, heads.kv, dim) in place, rounded to f16, and stores k and v (rows, heads.kv, dim) at the rows' places in one
+    /// layer of their caches.
     #[expect(clippy::too_many_arguments, reason = "one step of the pass over all that it has")]
-    pub fn rotate_and_store(
+    pub fn store(
         &self,
         pool: &Pool,
         heads: Heads,
         angles: Angles<'_>,
-        (q, k, v): (&mut [f32], &mut [f32], &[f32]),
+        (k, v): (&mut [f32], &[f32]),
         caches: &mut [KvCache],
         layer: usize,
         tiles: &[Tile],
     ) {
-        let (d, half, group) = (heads.dim, heads.dim / 2, heads.group());
-        let rows = rows_of(q, heads.q * d);
-        assert!(d.is_multiple_of(2) && angles.cos.len() == rows * half && angles.sin.len() == rows * half);
-        assert!(k.len() == rows * heads.kv * d && v.len() == k.len());
+        let d = heads.dim;
+        let rows = rows_of(k, heads.kv * d);
+        assert!(d.is_multiple_of(2) && v.len() == k.len());
         Tile::check(tiles, rows, caches, heads, layer);
-        let (q, k, caches) = (Shared::new(q), Shared::new(k), &*caches);
-        let head = |kv_head: usize| {
-            for (row, cache, position) in tiles.iter().flat_map(|tile| tile.places()) {
-                let piece = caches[cache].piece(layer, position / BLOCK, kv_head);
-                let (cos, sin) = (angles.cos[row * half..].as_ptr(), angles.sin[row * half..].as_ptr());
-                let (q_at, kv_at) = ((row * heads.kv + kv_head) * group * d, (row * heads.kv + kv_head) * d);
-                // SAFETY: a head is given to one thread, and what it writes are that head's elements alone: of q, of k, and of
-                // its piece of a cache, which is borrowed mutably by the caller, and has this layer and position.
-                unsafe {
-                    let (q, k) = (q.part(q_at..q_at + group * d), k.part(kv_at..kv_at + d));
-                    (self.rope)(q.as_mut_ptr(), cos, sin, group, half);
-                    (self.rope)(k.as_mut_ptr(), cos, sin, 1, half);
-                    self.store(piece, position % BLOCK, k, &v[kv_at..kv_at + d]);
+        let (k, caches) = (Shared::new(k), &*caches);
+        split_rows(pool, rows, |rows| {
+            for kv_head in 0..heads.kv {
+                let places = tiles.iter().flat_map(|tile| tile.places());
+                for (row, cache, position) in places.skip(rows.start).take(rows.len()) {
+                    let piece = caches[cache].piece(layer, position / BLOCK, kv_head);
+                    let (cos, sin) = angles.row(row, d);
+                    let at = (row * heads.kv + kv_head) * d;
+                    // SAFETY: a row is given to one thread, and what it writes belongs to that row alone: elements of k, and a
+                    // position of a cache, which is borrowed mutably by the caller, and has this layer and position.
+                    unsafe {
+                        let k = k.part(at..at + d);
+                        (self.rope)(k.as_mut_ptr(), cos, sin, 1, d / 2);
+                        self.store_position(piece, position % BLOCK, k, &v[at..at + d]);
+                    }
                 }
             }
-        };
-        /// Below this a fork-join costs more than it saves.
-        const SMALL: usize = 4;
-        if rows < SMALL {
-            (0..heads.kv).for_each(head);
-        } else {
-            pool.run(&|thread| share(heads.kv, 1, thread, pool.threads()).for_each(head));
-        }
+        });
     }
 
     /// Puts k and v (dim) at position t of a block.
     ///
     /// # Safety
     /// `piece` is of heads as wide as k and v, and nobody else accesses its position t.
-    unsafe fn store(&self, piece: Piece, t: usize, k: &[f32], v: &[f32]) {
+    unsafe fn store_position(&self, piece: Piece, t: usize, k: &[f32], v: &[f32]) {
         let (d, panel) = (k.len(), self.kv_panel);
         assert!(t < BLOCK && v.len() == d && d.is_multiple_of(2));
         // A position is a column of a panel of keys: (t / panel, dim, t % panel), of codes (t / panel, dim / 2, t % panel, 2).
@@ -339,6 +371,15 @@ impl Variant {
     }
 }
 
+/// Calls `job` with ranges of the rows, on the pool when there are enough.
+fn split_rows(pool: &Pool, rows: usize, job: impl Fn(std::ops::Range<usize>) + Sync) {
+    if rows < FEW_ROWS {
+        job(0..rows);
+    } else {
+        pool.run(&|thread| job(share(rows, 1, thread, pool.threads())));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,13 +404,13 @@ mod tests {
             let value = |head: usize, i: usize| (head * dim + i + 1) as f32;
             let places = || (0..heads.kv).flat_map(move |head| (0..dim).map(move |i| (head, i)));
             let v: Vec<f32> = places().map(|(head, i)| value(head, i)).collect();
-            let (mut q, mut k) = (vec![0.0; heads.q * dim], v.iter().map(|x| -x).collect::<Vec<f32>>());
+            let mut k: Vec<f32> = v.iter().map(|x| -x).collect();
             let (cos, sin) = (vec![1.0; dim / 2], vec![0.0; dim / 2]);
             let angles = Angles { cos: &cos, sin: &sin };
             let mut tiles = Vec::new();
             Tile::collect([(0, position)].into_iter(), &mut tiles);
-            let inputs = (&mut q[..], &mut k[..], &v[..]);
-            kernels.rotate_and_store(&Pool::new(1), heads, angles, inputs, &mut caches, 1, &tiles);
+            let inputs = (&mut k[..], &v[..]);
+            kernels.store(&Pool::new(1), heads, angles, inputs, &mut caches, 1, &tiles);
             let t = position - BLOCK;
             // What is found at an element of B (rows, columns) in panels, when rows lie in pairs and when they do not.
             let found = |panels, (row, rows): (usize, usize), (column, columns): (usize, usize), t: usize| {

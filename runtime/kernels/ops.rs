@@ -13,7 +13,7 @@ use crate::machine::pool::Pool;
 use crate::model::{CoarseHead, CoarseToken, Config, Dense, DenseType, Ternary};
 
 /// Activations quantised to int8, a scale a row. x (tokens, cols).
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct QuantRows {
     /// (tokens, cols)
     pub q: Vec<i8>,
@@ -21,6 +21,20 @@ pub struct QuantRows {
     pub scales: Vec<f32>,
     /// Sum of each row's q.
     pub sums: Vec<i32>,
+}
+
+impl QuantRows {
+    /// Keeps the rows of `cols` elements that `rows` names, ascending.
+    pub fn keep(&mut self, rows: &[usize], cols: usize) {
+        for (to, &from) in rows.iter().enumerate() {
+            self.q.copy_within(from * cols..(from + 1) * cols, to * cols);
+            self.scales[to] = self.scales[from];
+            self.sums[to] = self.sums[from];
+        }
+        self.q.truncate(rows.len() * cols);
+        self.scales.truncate(rows.len());
+        self.sums.truncate(rows.len());
+    }
 }
 
 /// The shape of an attention: query heads, key/value heads, head width.
@@ -62,6 +76,7 @@ struct Weights<'a> {
     tile: usize,
     gemv: abi::I2sGemv,
     gemm: abi::I2sGemm,
+    rescale: abi::Rescale,
 }
 
 /// i32 sums that wait for rescaling on a thread's stack, in elements: 256 KiB.
@@ -73,8 +88,58 @@ const MAX_JOBS: usize = 4;
 impl Variant {
     /// Quantises x (tokens, cols) row by row into `out`, whose buffers are re-used.
     pub fn quantize(&self, pool: &Pool, x: &[f32], cols: usize, out: &mut QuantRows) {
-        let tokens = rows_of(x, cols);
-        out.q.resize(x.len(), 0);
+        self.quantize_each(pool, rows_of(x, cols), cols, out, |t, quantize| {
+            quantize(&x[t * cols..][..cols])
+        });
+    }
+
+    /// The input of a matrix product: RMSNorm of each row of x (tokens, n), quantised.
+    pub fn norm_quantize(&self, pool: &Pool, x: &[f32], weight: &[f32], eps: f32, out: &mut QuantRows) {
+        let n = weight.len();
+        self.quantize_each(pool, rows_of(x, n), n, out, |t, quantize| {
+            with_floats(n, |normed| {
+                // SAFETY: x, weight and `normed` hold n elements each.
+                unsafe { (self.rmsnorm)(x[t * n..][..n].as_ptr(), weight.as_ptr(), eps, n, normed.as_mut_ptr()) };
+                quantize(normed);
+            });
+        });
+    }
+
+    /// The input of down: RMSNorm of relu(gate)^2 * up, gate and up (tokens, n), quantised. A row stays in the cache on its way.
+    pub fn gated_norm_quantize(
+        &self,
+        pool: &Pool,
+        (gate, up): (&[f32], &[f32]),
+        weight: &[f32],
+        eps: f32,
+        out: &mut QuantRows,
+    ) {
+        let n = weight.len();
+        assert_eq!(gate.len(), up.len());
+        self.quantize_each(pool, rows_of(gate, n), n, out, |t, quantize| {
+            let (gate, up) = (&gate[t * n..][..n], &up[t * n..][..n]);
+            with_floats(2 * n, |row| {
+                let (inner, normed) = row.split_at_mut(n);
+                // SAFETY: all of them hold n elements.
+                unsafe {
+                    (self.relu2_mul)(gate.as_ptr(), up.as_ptr(), n, inner.as_mut_ptr());
+                    (self.rmsnorm)(inner.as_ptr(), weight.as_ptr(), eps, n, normed.as_mut_ptr());
+                }
+                quantize(normed);
+            });
+        });
+    }
+
+    /// Quantises `tokens` rows of `cols` elements: `row` hands each over to the function that it is given.
+    fn quantize_each(
+        &self,
+        pool: &Pool,
+        tokens: usize,
+        cols: usize,
+        out: &mut QuantRows,
+        row: impl Fn(usize, &mut dyn FnMut(&[f32])) + Sync,
+    ) {
+        out.q.resize(tokens * cols, 0);
         out.scales.resize(tokens, 0.0);
         out.sums.resize(tokens, 0);
         let (q, scales, sums) = (
@@ -83,26 +148,33 @@ impl Variant {
             Shared::new(&mut out.sums),
         );
         each_row(pool, tokens, |t| {
-            // SAFETY: each row is visited once, and its parts belong to it alone; x and q hold cols elements each.
-            unsafe {
-                let (q, scale, sum) = (
-                    q.part(t * cols..(t + 1) * cols),
-                    scales.part(t..t + 1),
-                    sums.part(t..t + 1),
-                );
-                (self.quantize)(
-                    x[t * cols..].as_ptr(),
-                    cols,
-                    q.as_mut_ptr(),
-                    scale.as_mut_ptr(),
-                    sum.as_mut_ptr(),
-                );
-            }
+            row(t, &mut |x| {
+                assert_eq!(x.len(), cols);
+                // SAFETY: each row is visited once, and its parts belong to it alone; x and q hold cols elements each.
+                unsafe {
+                    let (q, scale, sum) = (
+                        q.part(t * cols..(t + 1) * cols),
+                        scales.part(t..t + 1),
+                        sums.part(t..t + 1),
+                    );
+                    let (q, scale, sum) = (q.as_mut_ptr(), scale.as_mut_ptr(), sum.as_mut_ptr());
+                    (self.quantize)(x.as_ptr(), cols, q, scale, sum);
+                }
+            });
         });
     }
 
     /// y (tokens, rows) = x (tokens, cols) @ W^T for several W (rows, cols) that share x: one fork-join in all.
     pub fn linear(&self, pool: &Pool, x: &QuantRows, jobs: &mut [(&Ternary, &mut [f32])]) {
+        self.products(pool, x, jobs, self.rescale);
+    }
+
+    /// y (tokens, rows) += x (tokens, cols) @ W^T.
+    pub fn linear_add(&self, pool: &Pool, x: &QuantRows, w: &Ternary, y: &mut [f32]) {
+        self.products(pool, x, &mut [(w, y)], self.rescale_add);
+    }
+
+    fn products(&self, pool: &Pool, x: &QuantRows, jobs: &mut [(&Ternary, &mut [f32])], rescale: abi::Rescale) {
         let tokens = x.scales.len();
         assert!(jobs.len() <= MAX_JOBS && x.sums.len() == tokens);
         for (w, y) in jobs.iter() {
@@ -118,7 +190,7 @@ impl Variant {
         }
         let mut work: [Option<(Weights<'_>, Shared<'_, f32>)>; MAX_JOBS] = [const { None }; MAX_JOBS];
         for (slot, (w, y)) in work.iter_mut().zip(jobs.iter_mut()) {
-            *slot = Some((self.weights(w), Shared::new(y)));
+            *slot = Some((self.weights(w, rescale), Shared::new(y)));
         }
         pool.run(&|thread| {
             for (w, y) in work.iter().flatten() {
@@ -130,7 +202,7 @@ impl Variant {
     }
 
     /// The layout of W to compute with: its own, or the re-packed one as soon as that is there.
-    fn weights<'a>(&self, w: &'a Ternary) -> Weights<'a> {
+    fn weights<'a>(&self, w: &'a Ternary, rescale: abi::Rescale) -> Weights<'a> {
         let packed = self.packed.as_ref().zip(w.repacked.get());
         let (data, tile, gemv, gemm) = match packed.filter(|(kernels, packed)| kernels.packing == packed.packing) {
             Some((kernels, packed)) => {
@@ -148,6 +220,7 @@ impl Variant {
             tile,
             gemv,
             gemm,
+            rescale,
         }
     }
 
@@ -188,7 +261,7 @@ impl Variant {
                     for t in 0..m {
                         let at = (t0 + t) * w.rows + first;
                         let out = y.part(at..at + n);
-                        (self.rescale)(sums.add(t * n), n, x.scales[t0 + t], w.scale, out.as_mut_ptr());
+                        (w.rescale)(sums.add(t * n), n, x.scales[t0 + t], w.scale, out.as_mut_ptr());
                     }
                 }
             }
@@ -329,39 +402,6 @@ impl Variant {
         });
     }
 
-    /// y = relu(gate)^2 * up, elementwise.
-    pub fn relu2_mul(&self, pool: &Pool, gate: &[f32], up: &[f32], y: &mut [f32]) {
-        assert!(gate.len() == up.len() && up.len() == y.len());
-        /// Below this many elements a fork-join costs more than it saves.
-        const SMALL: usize = 16 << 10;
-        let n = gate.len();
-        let y = Shared::new(y);
-        let part = |range: std::ops::Range<usize>| {
-            // SAFETY: the ranges of different calls are disjoint; all three slices have n elements.
-            unsafe {
-                let out = y.part(range.clone());
-                (self.relu2_mul)(
-                    gate[range.start..].as_ptr(),
-                    up[range.start..].as_ptr(),
-                    range.len(),
-                    out.as_mut_ptr(),
-                );
-            }
-        };
-        if n < SMALL {
-            part(0..n);
-        } else {
-            pool.run(&|thread| part(share(n, 64, thread, pool.threads())));
-        }
-    }
-
-    /// x += y, elementwise.
-    pub fn add(&self, x: &mut [f32], y: &[f32]) {
-        assert_eq!(x.len(), y.len());
-        // SAFETY: both hold x.len() elements.
-        unsafe { (self.add)(x.as_mut_ptr(), y.as_ptr(), x.len()) }
-    }
-
     /// Rounds to f16 bits, half to even: for the KV cache.
     pub fn to_f16(&self, x: &[f32], out: &mut [u16]) {
         assert_eq!(x.len(), out.len());
@@ -389,6 +429,20 @@ pub(super) fn with_row<R>(len: usize, job: impl FnOnce(&mut [u8]) -> R) -> R {
         }
         // SAFETY: the words have at least so many bytes, and any bytes are words.
         job(unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) })
+    })
+}
+
+/// Calls `job` with `len` floats of this thread's own, of any value.
+fn with_floats<R>(len: usize, job: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        /// Grown to the most asked for.
+        static FLOATS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    FLOATS.with_borrow_mut(|floats| {
+        if floats.len() < len {
+            floats.resize(len, 0.0);
+        }
+        job(&mut floats[..len])
     })
 }
 

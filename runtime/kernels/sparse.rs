@@ -72,12 +72,12 @@ fn list(x: &[i8], columns: &mut [i32], q: &mut [i8]) -> usize {
 }
 
 impl Variant {
-    /// y (tokens, rows) = x (tokens, cols) @ W^T, as [`Variant::linear`], skipping the columns of W that meet zeros where W is there
+    /// y (tokens, rows) += x (tokens, cols) @ W^T, as [`Variant::linear_add`], skipping the columns of W that meet zeros where W is there
     /// by columns. `live` is re-used.
-    pub fn linear_sparse(&self, pool: &Pool, x: &QuantRows, w: &Ternary, live: &mut Live, y: &mut [f32]) {
+    pub fn linear_sparse_add(&self, pool: &Pool, x: &QuantRows, w: &Ternary, live: &mut Live, y: &mut [f32]) {
         let by_columns = self.columns.as_ref().zip(w.repacked.get());
         let Some((kernel, packed)) = by_columns.filter(|(kernel, packed)| kernel.packing == packed.packing) else {
-            return self.linear(pool, x, &mut [(w, y)]);
+            return self.linear_add(pool, x, w, y);
         };
         let tokens = x.scales.len();
         assert_eq!(
@@ -94,7 +94,7 @@ impl Variant {
         }
     }
 
-    /// y (tokens, rows) of the vectors in `live`, with their scales and sums. The sizes are checked by the caller.
+    /// y (tokens, rows) += the products of the vectors in `live`, with their scales and sums. The sizes are checked by the caller.
     #[expect(clippy::too_many_arguments, reason = "one call")]
     fn columns_product(
         &self,
@@ -136,7 +136,7 @@ impl Variant {
                             y_sums,
                         );
                         let out = y.part(t * w.rows + rows.start..t * w.rows + rows.end);
-                        (self.rescale)(y_sums, rows.len(), scale, w.scale, out.as_mut_ptr());
+                        (self.rescale_add)(y_sums, rows.len(), scale, w.scale, out.as_mut_ptr());
                     }
                 }
             }

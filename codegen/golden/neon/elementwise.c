@@ -7,10 +7,10 @@
 
 void sterna_quantize__neon(const float *restrict x, size_t n, int8_t *restrict q, float *restrict scale, int32_t *restrict sum);
 void sterna_rescale__neon(const int32_t *restrict acc, size_t n, float s, float scale, float *restrict y);
+void sterna_rescale_add__neon(const int32_t *restrict acc, size_t n, float s, float scale, float *restrict y);
 void sterna_rmsnorm__neon(const float *restrict x, const float *restrict weight, float eps, size_t n, float *restrict y);
 void sterna_rope__neon(float *restrict x, const float *restrict cosine, const float *restrict sine, size_t heads, size_t half);
 void sterna_relu2_mul__neon(const float *restrict gate, const float *restrict up, size_t n, float *restrict y);
-void sterna_add__neon(float *restrict x, const float *restrict y, size_t n);
 void sterna_to_f16__neon(const float *restrict x, size_t n, uint16_t *restrict y);
 
 // Sixteen f32 lanes, whatever the registers' width. The order of every addition in the float kernels is written in terms
@@ -253,6 +253,13 @@ void sterna_rescale__neon(const int32_t *restrict acc, size_t n, float s, float 
     }
 }
 
+// y += acc / s * scale: the residual stream.
+void sterna_rescale_add__neon(const int32_t *restrict acc, size_t n, float s, float scale, float *restrict y) {
+    for (size_t i = 0; i < n; i++) {
+        y[i] += (float)acc[i] / s * scale;
+    }
+}
+
 // y = x / sqrt(mean(x^2) + eps) * weight; the squares are summed in f64, in 16 lanes, folded in halves.
 void sterna_rmsnorm__neon(const float *restrict x, const float *restrict weight, float eps, size_t n,
                               float *restrict y) {
@@ -312,13 +319,6 @@ void sterna_relu2_mul__neon(const float *restrict gate, const float *restrict up
     for (size_t i = 0; i < n; i++) {
         const float r = gate[i] > 0.0f ? gate[i] : 0.0f;
         y[i] = r * r * up[i];
-    }
-}
-
-// x += y.
-void sterna_add__neon(float *restrict x, const float *restrict y, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        x[i] += y[i];
     }
 }
 

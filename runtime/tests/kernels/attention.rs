@@ -123,7 +123,8 @@ impl Attention {
                 &mut tiles,
             );
             let mut out = vec![f32::NAN; q.len()];
-            variant.rotate_and_store(pool, heads, angles, (&mut q, &mut k, &v), &mut caches, layer, &tiles);
+            variant.store(pool, heads, angles, (&mut k, &v), &mut caches, layer, &tiles);
+            variant.rotate(pool, heads, angles, &mut q);
             variant.attention(pool, heads, &q, &caches, layer, &tiles, &mut scratch, &mut out);
             let same = out
                 .iter()

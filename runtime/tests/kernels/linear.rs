@@ -18,6 +18,13 @@ fn check_linear(variant: &Variant, pool: &Pool, matrices: &[Ternary], x: &QuantR
     let mut jobs: Vec<_> = matrices.iter().zip(outputs.iter_mut().map(Vec::as_mut_slice)).collect();
     variant.linear(pool, x, &mut jobs);
     for (w, y) in matrices.iter().zip(&outputs) {
+        let start = |i| i as f32 * 0.75 - 9.0;
+        let mut sum: Vec<f32> = (0..y.len()).map(start).collect();
+        variant.linear_add(pool, x, w, &mut sum);
+        let same = |(i, (sum, y)): (usize, (&f32, &f32))| sum.to_bits() == (start(i) + y).to_bits();
+        assert!(sum.iter().zip(y).enumerate().all(same), "{} added", variant.name);
+    }
+    for (w, y) in matrices.iter().zip(&outputs) {
         let mut acc = vec![0; w.rows];
         for t in 0..tokens {
             reference::i2s_gemv(&w.packed, &x.q[t * w.cols..][..w.cols], &mut acc);

@@ -126,14 +126,22 @@ fn row_kernels_equal_the_reference() {
             }
             assert_eq!(bits(&got), bits(&expected), "rmsnorm {n} {}", variant.name);
 
-            variant.relu2_mul(pool, &x, &y, &mut got);
-            reference::relu2_mul(&x, &y, &mut expected);
-            assert_eq!(bits(&got), bits(&expected), "relu2_mul {n} {}", variant.name);
+            let quantized = |rows: &[f32]| {
+                let mut out = QuantRows::default();
+                variant.quantize(pool, rows, n, &mut out);
+                out
+            };
+            let mut out = QuantRows::default();
+            variant.norm_quantize(pool, &x, &y[..n], 1e-5, &mut out);
+            assert_eq!(out, quantized(&expected), "norm_quantize {n} {}", variant.name);
 
-            let mut sum = x.clone();
-            variant.add(&mut sum, &y);
-            let expected: Vec<f32> = x.iter().zip(&y).map(|(a, b)| a + b).collect();
-            assert_eq!(bits(&sum), bits(&expected), "add {n} {}", variant.name);
+            let mut inner = x.clone();
+            reference::relu2_mul(&x, &y, &mut inner);
+            for (x, e) in inner.chunks_exact(n).zip(expected.chunks_exact_mut(n)) {
+                reference::rmsnorm(x, &y[..n], 1e-5, e);
+            }
+            variant.gated_norm_quantize(pool, (&x, &y), &y[..n], 1e-5, &mut out);
+            assert_eq!(out, quantized(&expected), "gated_norm_quantize {n} {}", variant.name);
         }
     });
 }
