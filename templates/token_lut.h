@@ -1,19 +1,20 @@
-// Token tables: a product of a row with 16 tokens, four weights at a time, is one addition from a table.
+// Token tables: a product of a row with 32 tokens, four weights at a time, is an addition of 64 bytes from a table.
 //
-// Four weights take 81 values. For four columns, the 81 sums of their activations with every choice of signs, for 16
-// tokens as i16, are a table of 81 x 32 bytes; one `vpaddw ymm, [table + code]` then adds 64 products. The four fields of a byte
-// of I2_S are such a group (columns p, 32 + p, 64 + p, 96 + p), so a byte becomes the offset of its entry:
+// Four weights take 81 values. For four columns, the 81 sums of their activations with every choice of signs, for 32
+// tokens as i16, are a table of 81 x 64 bytes: adding an entry adds 128 products. The four fields of a byte of I2_S are such
+// a group (columns p, 32 + p, 64 + p, 96 + p), so a byte becomes the offset of its entry:
 //
-//   byte w0 w32 w64 w96   ->   32 * (27 w0 + 9 w32 + 3 w64 + w96)   u16, once a call
+//   byte w0 w32 w64 w96   ->   64 * (27 w0 + 9 w32 + 3 w64 + w96)   u16, once a call
 //
-// {{ tables }} tables at a time lie in L1d while all rows pass: offsets in, sums of 16 tokens in and out. A table costs as much to
-// build as the additions of about 140 rows, so calls want many rows.
+// {{ tables }} tables at a time lie in L1d or near it while all rows pass: offsets in, sums of 32 tokens in and out. An entry is a
+// cache line. A table costs as much to build as the additions of about 100 rows, and offsets as much as those of 8 tokens, so
+// calls want many rows and tokens.
 // Overflow: an entry is at most 4 * 128; the sums of the 32 groups of a block, at most 2^14, are then added to i32. Code 3 has
 // no entry: where one occurs, no table is used.
 #include <assert.h>
 #include <string.h>
 
-enum { GROUPS = 32, TABLES = {{ tables }}, ENTRIES = 81, TILE = 16, LUT_ROWS = 2048, LUT_TOKENS = 32 };
+enum { GROUPS = 32, TABLES = {{ tables }}, ENTRIES = 81, TILE = 32, LUT_ROWS = {{ gemm_rows }}, LUT_TOKENS = 64 };
 
 {%- if packed %}
 
@@ -64,8 +65,8 @@ static int recode(const uint8_t *restrict w, size_t row_bytes, size_t rows, size
             __m256i e = _mm256_add_epi8(_mm256_add_epi8(c0, c1), _mm256_add_epi8(c0, c0));
             e = _mm256_add_epi8(_mm256_add_epi8(e, c2), _mm256_add_epi8(e, e));
             e = _mm256_add_epi8(_mm256_add_epi8(e, c3), _mm256_add_epi8(e, e));
-            const __m256i low = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(e)), 5);
-            const __m256i high = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(e, 1)), 5);
+            const __m256i low = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(e)), 6);
+            const __m256i high = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(e, 1)), 6);
             uint16_t *to = codes + i * TABLES;
 {%- for i in range(end=4) %}
             _mm_storeu_si128((__m128i *)(to + {{ 8 * i }} / TABLES * padded * TABLES + {{ 8 * i }} % TABLES),
@@ -76,7 +77,7 @@ static int recode(const uint8_t *restrict w, size_t row_bytes, size_t rows, size
     return !_mm256_testz_si256(invalid, _mm256_set1_epi8(0x55));
 }
 
-// The 128 columns at x of n <= 16 tokens, as i16: xt (128, 16). Tokens beyond n are 0.
+// The 128 columns at x of n <= 16 tokens, as i16, into a half of xt (128, 32). Tokens beyond n are 0.
 static void transpose(const int8_t *restrict x, size_t cols, size_t n, int16_t *restrict xt) {
     for (size_t c = 0; c < 128; c += 16) {
 {%- for t in range(end=16) %}
@@ -92,7 +93,8 @@ static void transpose(const int8_t *restrict x, size_t cols, size_t n, int16_t *
     }
 }
 
-// All sums of +-x or 0 over the four columns of a group. xt (128, 16) from the group's first column on, table (81, 16)
+// All sums of +-x or 0 over the four columns of a group, for 16 tokens: a half of xt (128, 32), from the group's first column on, into a
+// half of table (81, 32).
 static void build(const int16_t *restrict xt, int16_t *restrict table) {
     const __m256i zero = _mm256_setzero_si256();
 {%- for i in range(end=4) %}
@@ -109,26 +111,45 @@ static void build(const int16_t *restrict xt, int16_t *restrict table) {
 {%- endfor %}{% endfor %}
 }
 
-// acc (padded, 16) i16 += entries of {{ tables }} groups; with the first of a block acc starts at 0, with the last it goes into sum (padded, 16).
-// Two rows in turn; codes are loaded four at a time, as loads are what limits.
+// acc (padded, 32) i16 += entries of {{ tables }} groups; with the first of a block acc starts at 0, with the last it goes into sum (padded, 32).
+// Codes are loaded four at a time, as loads are what limits.
 static inline __attribute__((always_inline)) void add(const uint16_t *restrict codes, const int16_t *restrict tables, size_t padded,
                                                       int16_t *restrict acc, int32_t *restrict sum, int first, int last) {
-    const char *t = (const char *)tables;
-    for (size_t r = 0; r < padded; r += 2, codes += 2 * TABLES, acc += 2 * TILE, sum += 2 * TILE) {
+    for (size_t r = 0; r < padded; r++, codes += TABLES, acc += TILE, sum += TILE) {
+        const char *t = (const char *)tables;
+{%- if lanes == 16 %}
+        __m512i a = first ? _mm512_setzero_si512() : _mm512_load_si512(acc);
+{%- else %}
         __m256i a0 = _mm256_setzero_si256(), a1 = a0;
         if (!first) {
             a0 = _mm256_load_si256((const __m256i *)acc);
-            a1 = _mm256_load_si256((const __m256i *)(acc + TILE));
+            a1 = _mm256_load_si256((const __m256i *)(acc + 16));
         }
-        uint64_t c0, c1;
-{%- for k in range(end=tables) %}
-{%- if k % 4 == 0 %}
-        __builtin_memcpy(&c0, codes + {{ k }}, 8);
-        __builtin_memcpy(&c1, codes + TABLES + {{ k }}, 8);
 {%- endif %}
-        a0 = _mm256_add_epi16(a0, *(const __m256i *)(t + {{ k * 81 * 32 }} + (uint16_t)(c0 >> {{ k % 4 * 16 }})));
-        a1 = _mm256_add_epi16(a1, *(const __m256i *)(t + {{ k * 81 * 32 }} + (uint16_t)(c1 >> {{ k % 4 * 16 }})));
+#pragma GCC unroll {{ tables // 4 }}
+        for (size_t k = 0; k < TABLES; k += 4) {
+            uint64_t four;
+            __builtin_memcpy(&four, codes + k, 8);
+{%- for k in range(end=4) %}
+{%- if lanes == 16 %}
+            a = _mm512_add_epi16(a, *(const __m512i *)(t + (uint16_t)(four >> {{ k * 16 }})));
+{%- else %}
+            const __m256i *entry{{ k }} = (const __m256i *)(t + (uint16_t)(four >> {{ k * 16 }}));
+            a0 = _mm256_add_epi16(a0, entry{{ k }}[0]);
+            a1 = _mm256_add_epi16(a1, entry{{ k }}[1]);
+{%- endif %}
+            t += ENTRIES * TILE * 2;
 {%- endfor %}
+        }
+{%- if lanes == 16 %}
+        if (last) {
+            __m512i *s = (__m512i *)sum;
+            s[0] = _mm512_add_epi32(s[0], _mm512_cvtepi16_epi32(_mm512_castsi512_si256(a)));
+            s[1] = _mm512_add_epi32(s[1], _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(a, 1)));
+        } else {
+            _mm512_store_si512(acc, a);
+        }
+{%- else %}
         if (last) {
             __m256i *s = (__m256i *)sum;
             s[0] = _mm256_add_epi32(s[0], _mm256_cvtepi16_epi32(_mm256_castsi256_si128(a0)));
@@ -137,12 +158,13 @@ static inline __attribute__((always_inline)) void add(const uint16_t *restrict c
             s[3] = _mm256_add_epi32(s[3], _mm256_cvtepi16_epi32(_mm256_extracti128_si256(a1, 1)));
         } else {
             _mm256_store_si256((__m256i *)acc, a0);
-            _mm256_store_si256((__m256i *)(acc + TILE), a1);
+            _mm256_store_si256((__m256i *)(acc + 16), a1);
         }
+{%- endif %}
     }
 }
 
-// y[t * y_stride + r] = sum (padded, 16)[r][t] for 8 rows and n <= 8 tokens.
+// y[t * y_stride + r] = sum (padded, 32)[r][t] for 8 rows and n <= 8 tokens.
 static void turn(const int32_t *restrict sum, size_t n, int32_t *restrict y, size_t y_stride) {
 {%- for i in range(end=4) %}
     // Rows {{ i }} and {{ i + 4 }}: tokens 0 .. 3 and 4 .. 7.
@@ -166,7 +188,7 @@ static void turn(const int32_t *restrict sum, size_t n, int32_t *restrict y, siz
 // False, and nothing written, if some code is 3. rows <= LUT_ROWS, tokens <= LUT_TOKENS
 static int token_lut(const uint8_t *restrict w, const int8_t *restrict x, size_t rows, size_t cols, size_t tokens,
                      int32_t *restrict y, size_t y_stride) {
-    static_assert(TABLES % 8 == 0 && GROUPS % TABLES == 0 && LUT_ROWS % 8 == 0 && LUT_TOKENS % TILE == 0, "shapes");
+    static_assert(TABLES % 8 == 0 && TABLES < GROUPS && GROUPS % TABLES == 0 && LUT_ROWS % 8 == 0 && LUT_TOKENS % TILE == 0, "shapes");
     static_assert(GROUPS * 4 * 128 <= INT16_MAX, "sums of a block");
     _Alignas(64) uint16_t codes[GROUPS * LUT_ROWS];
     _Alignas(64) int16_t tables[TABLES * ENTRIES * TILE], xt[128 * TILE], acc[LUT_ROWS * TILE];
@@ -178,10 +200,14 @@ static int token_lut(const uint8_t *restrict w, const int8_t *restrict x, size_t
             return 0;
         }
         for (size_t t = 0; t < tokens; t += TILE) {
-            transpose(x + t * cols + b * 128, cols, tokens - t < TILE ? tokens - t : TILE, xt);
+            for (size_t half = 0; half < TILE; half += 16) {
+                const size_t n = tokens > t + half ? tokens - t - half : 0;
+                transpose(x + (n ? t + half : 0) * cols + b * 128, cols, n < 16 ? n : 16, xt + half);
+            }
             for (size_t g = 0; g < GROUPS; g += TABLES) {
                 for (size_t k = 0; k < TABLES; k++) {
                     build(xt + (g + k) * TILE, tables + k * ENTRIES * TILE);
+                    build(xt + (g + k) * TILE + 16, tables + k * ENTRIES * TILE + 16);
                 }
                 const uint16_t *c = codes + g * padded;
                 if (g == 0) {
@@ -214,8 +240,8 @@ static int token_lut(const uint8_t *restrict w, const int8_t *restrict x, size_t
 static inline void by_tables(void tiles(const uint8_t *, const int8_t *, const int32_t *, size_t, size_t, size_t, int32_t *, size_t),
                              const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                              size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
-    // Measured on Zen 4: tables pay from about 220 rows on, and for a tile of 16 tokens when 14 of them are there.
-    const size_t rest = tokens % TILE, tabled = rows < 224 ? 0 : rest < 14 ? tokens - rest : tokens;
+    // Tables pay from about 220 rows on (measured on Zen 4), and for a tile of tokens when {{ table_tokens }} of them are there.
+    const size_t rest = tokens % TILE, tabled = rows < 224 ? 0 : rest < {{ table_tokens }} ? tokens - rest : tokens;
     for (size_t r = 0; r < rows; r += LUT_ROWS, w += LUT_ROWS * (cols / 4), y += LUT_ROWS) {
         const size_t m = rows - r < LUT_ROWS ? rows - r : LUT_ROWS;
         for (size_t t = 0, n; t < tokens; t += n) {

@@ -16,9 +16,9 @@ use crate::target::{Arch, Feature};
 pub enum Isa {
     /// Any x86-64: SSE2.
     Baseline,
-    /// AVX2 and F16C.
+    /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX2, F16C and AVX-VNNI: `vpdpbusd` in 256 bits, on CPUs without AVX-512.
+    /// AVX2, FMA, F16C and AVX-VNNI: `vpdpbusd` in 256 bits, on CPUs without AVX-512.
     Avxvnni,
     /// AVX-512 F, BW and VL, without VNNI.
     Avx512,
@@ -76,8 +76,8 @@ impl Isa {
         use Feature::*;
         match self {
             Isa::Baseline => &[Sse2],
-            Isa::Avx2 => &[Avx2, F16c],
-            Isa::Avxvnni => &[F16c, Avx2, AvxVnni],
+            Isa::Avx2 => &[F16c, Fma, Avx2],
+            Isa::Avxvnni => &[F16c, Fma, Avx2, AvxVnni],
             Isa::Avx512 => &[F16c, Avx2, Avx512f, Avx512bw, Avx512vl],
             Isa::Avx512vnni => &[F16c, Avx2, Avx512f, Avx512bw, Avx512vl, Avx512vnni],
             Isa::Avx512vbmi => &[F16c, Avx2, Avx512f, Avx512bw, Avx512vl, Avx512vnni, Avx512vbmi],

@@ -321,7 +321,14 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
         let features: Vec<_> = variant.features.iter().map(|f| f.name()).collect();
         let _ = writeln!(out, "        features: &{features:?},");
         let _ = writeln!(out, "        max_cols: {},", Bounds::new(variant.isa)?.max_cols);
-        for knob in ["mr", "weight_block_bytes", "token_block", "gemm_rows", "kv_panel"] {
+        for knob in [
+            "mr",
+            "weight_block_bytes",
+            "token_block",
+            "gemm_rows",
+            "table_tokens",
+            "kv_panel",
+        ] {
             let _ = writeln!(out, "        {knob}: {},", variant.knob(knob));
         }
         let _ = writeln!(out, "        listing: &[");
@@ -423,7 +430,7 @@ mod tests {
 
     #[test]
     fn candidates_render_only_what_their_knobs_change() {
-        let text = "name='t'\ndescription=''\narch='x86_64'\nfeatures=['sse2','avx2','f16c']
+        let text = "name='t'\ndescription=''\narch='x86_64'\nfeatures=['sse2','avx2','f16c','fma']
             [candidates.none]\nprefetch_bytes=0\n[candidates.tall]\nmr=3\n[candidates.block]\nweight_block_bytes=65536";
         let target: TargetSpec = toml::from_str(text).expect("valid target");
         let templates =

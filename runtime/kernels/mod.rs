@@ -61,8 +61,10 @@ pub struct Variant {
     mr: usize,
     /// Bytes of weights that one pass over the tokens keeps in L2.
     weight_block_bytes: usize,
-    /// Rows that one GEMM call of a whole token block should have even where their weights exceed that.
+    /// Rows that one GEMM call of so many tokens or more should have even where their weights exceed that.
     gemm_rows: usize,
+    /// See `gemm_rows`.
+    table_tokens: usize,
     /// Tokens of one GEMM call.
     token_block: usize,
     /// Columns of a panel of cached keys or values.

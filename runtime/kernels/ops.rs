@@ -79,8 +79,8 @@ struct Weights<'a> {
     rescale: abi::Rescale,
 }
 
-/// i32 sums that wait for rescaling on a thread's stack, in elements: 256 KiB.
-const SUMS: usize = 64 << 10;
+/// i32 sums that wait for rescaling on a thread's stack, in elements: 512 KiB.
+const SUMS: usize = 128 << 10;
 
 /// Matrices that one [`Variant::linear`] takes: q, k and v.
 const MAX_JOBS: usize = 4;
@@ -236,7 +236,7 @@ impl Variant {
         let in_l2 = if tokens == 1 {
             SUMS
         } else {
-            let least = if tokens < self.token_block { 0 } else { self.gemm_rows };
+            let least = if tokens < self.table_tokens { 0 } else { self.gemm_rows };
             (self.weight_block_bytes / w.row_bytes).max(least)
         };
         let most = (in_l2.min(SUMS / token_block) / w.tile * w.tile).max(w.tile);
