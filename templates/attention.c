@@ -16,6 +16,8 @@
 // fewer bits where dim is more. Two rows of B lie together, a pair for a pair of A: [i / 2][t % {{ kv_panel }}][i % 2] in the keys,
 // [t / 2][i % {{ kv_panel }}][t % 2] in the values.
 //
+// A row of B, or a pair, is half a line for 16 columns: every line of it is asked for {{ kv_prefetch_bytes }} bytes ahead.
+//
 // The sum of p has 16 lanes by position. A tile is up to {{ heads_tile }} heads x {{ kv_panel }} columns of accumulators.
 {% include "prelude.h" %}
 {% include "vector.h" %}
@@ -132,6 +134,11 @@ static void {{ kind }}_tile_{{ heads }}x{{ 16 * vectors }}(const {{ kind }}_a *r
                      size_t b_stride, size_t n, float *restrict c, size_t c_stride) {
     {{ kind }}_sums {% for h in range(end=heads) %}{% for j in range(end=vectors) %}c{{ h }}_{{ j }} = {{ kind }}_zero(){% if not loop.last %}, {% endif %}{% endfor %}{% if not loop.last %}, {% endif %}{% endfor %};
     for (size_t i = 0; i < n; i += {{ kind }}_ROWS, a += {{ kind }}_ROWS, b += {{ kind }}_ROWS * b_stride) {
+{%- if kv_prefetch_bytes %}
+{%- for line in range(end=(vectors + 1) // 2) %}
+        __builtin_prefetch((const char *)b + {{ kv_prefetch_bytes + 64 * line }});
+{%- endfor %}
+{%- endif %}
 {%- for j in range(end=vectors) %}
         const {{ kind }}_rows b{{ j }} = {{ kind }}_load(b + {{ kind }}_ROWS * {{ 16 * j }});
 {%- endfor %}

@@ -51,6 +51,9 @@ static inline v16 v16_add_exact(v16 a, v16 b, v16 c) {
 {%- for i in range(end=regs) %}
 {%- if lanes == 16 %}
     a.r{{ i }} = (vf)_mm512_fmadd_ps((__m512)b.r{{ i }}, (__m512)c.r{{ i }}, (__m512)a.r{{ i }});
+{%- elif lanes == 8 %}
+    // By name: with -mfma the compiler could fuse others.
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(a.r{{ i }}) : "x"(b.r{{ i }}), "x"(c.r{{ i }}));
 {%- elif lanes == 4 and isa != "baseline" %}
     a.r{{ i }} = (vf)vfmaq_f32((float32x4_t)a.r{{ i }}, (float32x4_t)b.r{{ i }}, (float32x4_t)c.r{{ i }});
 {%- else %}

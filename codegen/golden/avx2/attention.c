@@ -16,6 +16,8 @@
 // fewer bits where dim is more. Two rows of B lie together, a pair for a pair of A: [i / 2][t % 16][i % 2] in the keys,
 // [t / 2][i % 16][t % 2] in the values.
 //
+// A row of B, or a pair, is half a line for 16 columns: every line of it is asked for 4096 bytes ahead.
+//
 // The sum of p has 16 lanes by position. A tile is up to 4 heads x 16 columns of accumulators.
 // Rendered from templates/attention.c for avx2: edit the template, not this.
 #include <stddef.h>
@@ -78,8 +80,10 @@ static inline v16 v16_mul(v16 a, v16 b) {
 
 // a + b * c for products that f32 holds exactly, as of f16 by f16: fused or rounded first, the sum has the same bits.
 static inline v16 v16_add_exact(v16 a, v16 b, v16 c) {
-    a.r0 = a.r0 + b.r0 * c.r0;
-    a.r1 = a.r1 + b.r1 * c.r1;
+    // By name: with -mfma the compiler could fuse others.
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(a.r0) : "x"(b.r0), "x"(c.r0));
+    // By name: with -mfma the compiler could fuse others.
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(a.r1) : "x"(b.r1), "x"(c.r1));
     return a;
 }
 
@@ -245,6 +249,7 @@ static void f16_tile_1x16(const f16_a *restrict a, size_t a_stride, const f16_b 
                      size_t b_stride, size_t n, float *restrict c, size_t c_stride) {
     f16_sums c0_0 = f16_zero();
     for (size_t i = 0; i < n; i += f16_ROWS, a += f16_ROWS, b += f16_ROWS * b_stride) {
+        __builtin_prefetch((const char *)b + 4096);
         const f16_rows b0 = f16_load(b + f16_ROWS * 0);
         const __typeof__(f16_broadcast(a)) a0 = f16_broadcast(a + 0 * a_stride);
         c0_0 = f16_add(c0_0, a0, b0);
@@ -257,6 +262,7 @@ static void f16_tile_2x16(const f16_a *restrict a, size_t a_stride, const f16_b 
                      size_t b_stride, size_t n, float *restrict c, size_t c_stride) {
     f16_sums c0_0 = f16_zero(), c1_0 = f16_zero();
     for (size_t i = 0; i < n; i += f16_ROWS, a += f16_ROWS, b += f16_ROWS * b_stride) {
+        __builtin_prefetch((const char *)b + 4096);
         const f16_rows b0 = f16_load(b + f16_ROWS * 0);
         const __typeof__(f16_broadcast(a)) a0 = f16_broadcast(a + 0 * a_stride);
         c0_0 = f16_add(c0_0, a0, b0);
@@ -272,6 +278,7 @@ static void f16_tile_3x16(const f16_a *restrict a, size_t a_stride, const f16_b 
                      size_t b_stride, size_t n, float *restrict c, size_t c_stride) {
     f16_sums c0_0 = f16_zero(), c1_0 = f16_zero(), c2_0 = f16_zero();
     for (size_t i = 0; i < n; i += f16_ROWS, a += f16_ROWS, b += f16_ROWS * b_stride) {
+        __builtin_prefetch((const char *)b + 4096);
         const f16_rows b0 = f16_load(b + f16_ROWS * 0);
         const __typeof__(f16_broadcast(a)) a0 = f16_broadcast(a + 0 * a_stride);
         c0_0 = f16_add(c0_0, a0, b0);
@@ -290,6 +297,7 @@ static void f16_tile_4x16(const f16_a *restrict a, size_t a_stride, const f16_b 
                      size_t b_stride, size_t n, float *restrict c, size_t c_stride) {
     f16_sums c0_0 = f16_zero(), c1_0 = f16_zero(), c2_0 = f16_zero(), c3_0 = f16_zero();
     for (size_t i = 0; i < n; i += f16_ROWS, a += f16_ROWS, b += f16_ROWS * b_stride) {
+        __builtin_prefetch((const char *)b + 4096);
         const f16_rows b0 = f16_load(b + f16_ROWS * 0);
         const __typeof__(f16_broadcast(a)) a0 = f16_broadcast(a + 0 * a_stride);
         c0_0 = f16_add(c0_0, a0, b0);
@@ -393,6 +401,7 @@ static void q8_0_tile_1x16(const q8_0_a *restrict a, size_t a_stride, const q8_0
                      size_t b_stride, size_t n, float *restrict c, size_t c_stride) {
     q8_0_sums c0_0 = q8_0_zero();
     for (size_t i = 0; i < n; i += q8_0_ROWS, a += q8_0_ROWS, b += q8_0_ROWS * b_stride) {
+        __builtin_prefetch((const char *)b + 4096);
         const q8_0_rows b0 = q8_0_load(b + q8_0_ROWS * 0);
         const __typeof__(q8_0_broadcast(a)) a0 = q8_0_broadcast(a + 0 * a_stride);
         c0_0 = q8_0_add(c0_0, a0, b0);
@@ -405,6 +414,7 @@ static void q8_0_tile_2x16(const q8_0_a *restrict a, size_t a_stride, const q8_0
                      size_t b_stride, size_t n, float *restrict c, size_t c_stride) {
     q8_0_sums c0_0 = q8_0_zero(), c1_0 = q8_0_zero();
     for (size_t i = 0; i < n; i += q8_0_ROWS, a += q8_0_ROWS, b += q8_0_ROWS * b_stride) {
+        __builtin_prefetch((const char *)b + 4096);
         const q8_0_rows b0 = q8_0_load(b + q8_0_ROWS * 0);
         const __typeof__(q8_0_broadcast(a)) a0 = q8_0_broadcast(a + 0 * a_stride);
         c0_0 = q8_0_add(c0_0, a0, b0);
@@ -420,6 +430,7 @@ static void q8_0_tile_3x16(const q8_0_a *restrict a, size_t a_stride, const q8_0
                      size_t b_stride, size_t n, float *restrict c, size_t c_stride) {
     q8_0_sums c0_0 = q8_0_zero(), c1_0 = q8_0_zero(), c2_0 = q8_0_zero();
     for (size_t i = 0; i < n; i += q8_0_ROWS, a += q8_0_ROWS, b += q8_0_ROWS * b_stride) {
+        __builtin_prefetch((const char *)b + 4096);
         const q8_0_rows b0 = q8_0_load(b + q8_0_ROWS * 0);
         const __typeof__(q8_0_broadcast(a)) a0 = q8_0_broadcast(a + 0 * a_stride);
         c0_0 = q8_0_add(c0_0, a0, b0);
@@ -438,6 +449,7 @@ static void q8_0_tile_4x16(const q8_0_a *restrict a, size_t a_stride, const q8_0
                      size_t b_stride, size_t n, float *restrict c, size_t c_stride) {
     q8_0_sums c0_0 = q8_0_zero(), c1_0 = q8_0_zero(), c2_0 = q8_0_zero(), c3_0 = q8_0_zero();
     for (size_t i = 0; i < n; i += q8_0_ROWS, a += q8_0_ROWS, b += q8_0_ROWS * b_stride) {
+        __builtin_prefetch((const char *)b + 4096);
         const q8_0_rows b0 = q8_0_load(b + q8_0_ROWS * 0);
         const __typeof__(q8_0_broadcast(a)) a0 = q8_0_broadcast(a + 0 * a_stride);
         c0_0 = q8_0_add(c0_0, a0, b0);

@@ -23,7 +23,7 @@ pub const PREFILL: Metric = Metric {
 };
 
 /// A target's file.
-pub const AVX2: &str = "name = 'box'\ndescription = ''\narch = 'x86_64'\nfeatures = ['sse2', 'avx2', 'f16c']\n";
+pub const AVX2: &str = "name = 'box'\ndescription = ''\narch = 'x86_64'\nfeatures = ['sse2', 'avx2', 'f16c', 'fma']\n";
 
 pub fn plan(toml: &str) -> VariantPlan {
     let spec: TargetSpec = toml::from_str(toml).unwrap();
