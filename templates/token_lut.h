@@ -111,12 +111,21 @@ static void build(const int16_t *restrict xt, int16_t *restrict table) {
 {%- endfor %}{% endfor %}
 }
 
+{% if lanes == 16 -%}
+#define ADD(at, code) a = _mm512_add_epi16(a, *(const __m512i *)((const char *)tables + at + code))
+{%- else -%}
+// Both halves of an entry, one right after the other: the cache reads a line's halves at once, but not the same half of two lines. Left to
+// itself, gcc adds all first halves and then all second ones.
+#define ADD(at, code) \
+    __asm__("vpaddw " #at "(%2,%3), %0, %0\n\tvpaddw " #at "+32(%2,%3), %1, %1" \
+            : "+x"(a0), "+x"(a1) : "r"(tables), "r"((uint64_t)(code)), "m"(*(const int16_t (*)[TABLES * ENTRIES * TILE])tables))
+{%- endif %}
+
 // acc (padded, 32) i16 += entries of {{ tables }} groups; with the first of a block acc starts at 0, with the last it goes into sum (padded, 32).
 // Codes are loaded four at a time, as loads are what limits.
 static inline __attribute__((always_inline)) void add(const uint16_t *restrict codes, const int16_t *restrict tables, size_t padded,
                                                       int16_t *restrict acc, int32_t *restrict sum, int first, int last) {
     for (size_t r = 0; r < padded; r++, codes += TABLES, acc += TILE, sum += TILE) {
-        const char *t = (const char *)tables;
 {%- if lanes == 16 %}
         __m512i a = first ? _mm512_setzero_si512() : _mm512_load_si512(acc);
 {%- else %}
@@ -126,21 +135,13 @@ static inline __attribute__((always_inline)) void add(const uint16_t *restrict c
             a1 = _mm256_load_si256((const __m256i *)(acc + 16));
         }
 {%- endif %}
-#pragma GCC unroll {{ tables // 4 }}
-        for (size_t k = 0; k < TABLES; k += 4) {
-            uint64_t four;
-            __builtin_memcpy(&four, codes + k, 8);
-{%- for k in range(end=4) %}
-{%- if lanes == 16 %}
-            a = _mm512_add_epi16(a, *(const __m512i *)(t + (uint16_t)(four >> {{ k * 16 }})));
-{%- else %}
-            const __m256i *entry{{ k }} = (const __m256i *)(t + (uint16_t)(four >> {{ k * 16 }}));
-            a0 = _mm256_add_epi16(a0, entry{{ k }}[0]);
-            a1 = _mm256_add_epi16(a1, entry{{ k }}[1]);
+        uint64_t four;
+{%- for k in range(end=tables) %}
+{%- if k % 4 == 0 %}
+        __builtin_memcpy(&four, codes + {{ k }}, 8);
 {%- endif %}
-            t += ENTRIES * TILE * 2;
+        ADD({{ k * 81 * 64 }}, (uint16_t)(four >> {{ k % 4 * 16 }}));
 {%- endfor %}
-        }
 {%- if lanes == 16 %}
         if (last) {
             __m512i *s = (__m512i *)sum;
