@@ -23,7 +23,7 @@ static const uint8_t FIELDS[128] __attribute__((aligned(64))) = {
 };
 
 // Tiles whose sums are kept together, and columns that each of them works off at a time.
-enum { TILES = 8, GROUP = 32 };
+enum { TILES = {{ column_tiles }}, GROUP = 32 };
 
 static inline __m512i mod81(__m512i v) {
     const __m512i c81 = _mm512_set1_epi8(81);

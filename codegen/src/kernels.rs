@@ -134,10 +134,12 @@ impl Isa {
 
     /// How its kernels want a matrix whose inputs are mostly zero: by columns; `None` where no kernel skips.
     pub fn column_packing(self) -> Option<Packing> {
-        (self == Isa::Avx512vbmi).then_some(Packing {
-            rows: 320,
-            weights_per_byte: 5,
-        })
+        let (rows, weights_per_byte) = match self {
+            Isa::Avx512vbmi => (320, 5),
+            Isa::Avx2 | Isa::Avxvnni | Isa::Avx512 | Isa::Avx512vnni => (256, 4),
+            Isa::Baseline | Isa::Neon | Isa::Dotprod | Isa::I8mm => return None,
+        };
+        Some(Packing { rows, weights_per_byte })
     }
 
     /// f32 lanes of one vector register.
@@ -509,10 +511,13 @@ pub fn table() -> Vec<Kernel> {
         if isa.packing().is_some() {
             rows.extend([Role::PackedGemv, Role::PackedGemm].map(|role| integer((role, "packed_x86.c"))));
         }
-        rows.extend(
-            isa.column_packing()
-                .map(|_| integer((Role::PackedColumns, "packed_columns.c"))),
-        );
+        rows.extend(isa.column_packing().map(|packing| {
+            let template = match packing.weights_per_byte {
+                5 => "packed_columns.c",
+                _ => "packed_columns_avx2.c",
+            };
+            integer((Role::PackedColumns, template))
+        }));
         rows.extend(FLOAT.iter().copied().map(float));
         rows.extend(INTEGER_ONCE.iter().copied().map(integer));
     }

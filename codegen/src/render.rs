@@ -118,10 +118,12 @@ impl Bounds {
             Some(5) => i64::from(i32::MAX) / (4 * 2 * 81 * ACTIVATION_MAX) * 20,
             Some(_) => i64::from(i32::MAX) / (4 * 2 * 64 * ACTIVATION_MAX) * 16,
         };
-        // By columns, every column adds a code scaled by 81 to the same lane.
-        let columns_max_cols = isa
-            .column_packing()
-            .map_or(0, |_| i64::from(i32::MAX) / (2 * 81 * ACTIVATION_MAX) / 4 * 4);
+        // By columns, every column adds a code to the same lane, of five in a byte scaled by 81.
+        let columns_max_cols = isa.column_packing().map_or(0, |packing| {
+            let scale = if packing.weights_per_byte == 5 { 81 } else { 1 };
+            // The activations' sum is subtracted.
+            i64::from(i32::MAX) / (3 * scale * ACTIVATION_MAX) / 4 * 4
+        });
         Ok(Bounds {
             widen_blocks,
             max_cols,
@@ -237,6 +239,10 @@ impl Templates {
         }
         if let Some(packing) = isa.column_packing() {
             context.insert("column_rows", &packing.rows);
+            // As many rows as the caller asks for at once (`SUMS` of runtime/kernels/sparse.rs).
+            context.insert("column_tiles", &(2560 / packing.rows));
+            // 16-bit lanes hold 127 columns: as many as make their widening cheap.
+            context.insert("column_group", &64);
         }
         for knob in &variant.knobs {
             context.insert(knob.name, &knob.value);

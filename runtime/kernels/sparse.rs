@@ -9,8 +9,7 @@ use crate::model::Ternary;
 /// Tokens whose non-zero elements are listed at a time: bounds the lists' memory.
 const BLOCK: usize = 64;
 
-/// Tiles whose sums wait on a thread's stack, and room for them: 10 KiB.
-const TILES: usize = 8;
+/// Rows whose sums wait on a thread's stack, 10 KiB: whole columns of the published model, since leaps in memory are what costs.
 const SUMS: usize = 2560;
 
 /// The non-zero elements of some vectors, each filled up with zeros to whole groups of four. `room` places a vector.
@@ -109,13 +108,14 @@ impl Variant {
         let tile = kernel.packing.rows;
         let stride = data.len() / w.cols;
         let tile_bytes = tile / kernel.packing.weights_per_byte;
-        assert!(tile * TILES <= SUMS);
+        let most = SUMS / tile;
+        assert!(most > 0);
         let y = Shared::new(y);
         pool.run(&|thread| {
             let mut sums = [0i32; SUMS];
             let share = share(w.rows.div_ceil(tile), 1, thread, pool.threads());
-            for first in share.clone().step_by(TILES) {
-                let tiles = TILES.min(share.end - first);
+            for first in share.clone().step_by(most) {
+                let tiles = most.min(share.end - first);
                 let rows = first * tile..((first + tiles) * tile).min(w.rows);
                 for (t, (&scale, &x_sum)) in scales.iter().zip(x_sums).enumerate() {
                     let (columns, q) = live.of(t);

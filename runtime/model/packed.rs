@@ -8,8 +8,13 @@
 //! - 5 weights a byte (1.6 bits a weight): byte j of chunk k is `c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4`, where `c_i` is the code (0, 1, 2 = -1, 0, +1) of the row's
 //!   weight `20 k + 4 i + j`, or 0 beyond its end.
 //!
-//! By columns instead, for inputs that are mostly zero: a column of W is a run of tiles of 320 rows, 64 bytes each, and byte p of tile t is
-//! the same sum of the codes of rows `320 t + 64 i + r(p)`, or 0 beyond the last; r undoes how the kernel interleaves columns.
+//! By columns instead, for inputs that are mostly zero: a column of W is a run of tiles of 64 bytes.
+//!
+//! - 4 weights a byte: a tile has 256 rows, and byte p of tile t is `c0 + 4 c1 + 16 c2 + 64 c3`, where `c_i` is the code of row `256 t + 64 i + p`.
+//! - 5 weights a byte: a tile has 320 rows, and byte p of tile t is the sum above, where `c_i` is the code of row `320 t + 64 i + r(p)`; r undoes
+//!   how the kernel interleaves columns.
+//!
+//! Codes beyond the last row are 0.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,8 +105,11 @@ impl Packing {
     /// Columns 128 at a time, as I2_S groups them: a tile of so many is put together before it goes to their places.
     fn pack_columns(&self, w: &Ternary, out: &mut [u8]) -> Result<(), NotTernary> {
         const TILE: usize = 64;
-        const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
-        assert_eq!(self.rows, TILE * POWERS.len());
+        let (powers, place): (&[u8], fn(usize) -> usize) = match self.weights_per_byte {
+            4 => (&[1, 4, 16, 64], |p| p),
+            _ => (&[1, 3, 9, 27, 81], |p| 16 * (p / 4 % 4) + 4 * (p / 16) + p % 4),
+        };
+        assert_eq!(self.rows, TILE * powers.len());
         if has_code_3(&w.packed) {
             return Err(NotTernary);
         }
@@ -110,9 +118,9 @@ impl Packing {
         for tile in 0..w.rows.div_ceil(self.rows) {
             for block in 0..w.cols / 128 {
                 for p in 0..TILE {
-                    let first = tile * self.rows + 16 * (p / 4 % 4) + 4 * (p / 16) + p % 4;
+                    let first = tile * self.rows + place(p);
                     let mut bytes = [0u8; 128];
-                    for (row, power) in (first..w.rows).step_by(TILE).zip(POWERS) {
+                    for (row, power) in (first..w.rows).step_by(TILE).zip(powers) {
                         let codes = &w.packed[row * (w.cols / 4) + block * 32..][..32];
                         for (bytes, shift) in bytes.chunks_exact_mut(32).zip([6, 4, 2, 0]) {
                             let pairs = bytes.iter_mut().zip(codes);
