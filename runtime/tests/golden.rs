@@ -5,6 +5,8 @@
 //! `DIR/NAME.gguf` and `DIR/NAME/` (of the same form), for example of the full 2B-4T shape:
 //! `STERNA_GOLDENS=DIR cargo test --release --test golden -- --nocapture`.
 
+mod levels;
+
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -133,11 +135,10 @@ fn check(file: &Path, goldens: &Path) {
         assert_eq!(tokenizer.encode(&golden.text, true, true), golden.tokens, "{place}");
         let mut first: Option<Ours> = None;
         for kernels in variants() {
-            if !kernels.runs_on(&features) {
-                println!("{place}: SKIP {}, which this CPU cannot run", kernels.name);
+            if !levels::testable(kernels.name, kernels.features, kernels.runs_on(&features)) {
                 continue;
             }
-            for threads in [1, 2] {
+            for &threads in levels::threads() {
                 let began = Instant::now();
                 let ours = compute(&model, kernels, threads, &golden);
                 println!(

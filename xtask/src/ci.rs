@@ -4,6 +4,8 @@
 //! a tool that is not installed is a failure; elsewhere it is a printed SKIP. What this CPU cannot run and no
 //! emulator can is a printed SKIP in both.
 
+mod avx512;
+mod bochs;
 mod clone;
 mod cpu;
 mod demo;
@@ -11,6 +13,7 @@ mod deny;
 mod docs;
 mod e2e;
 mod image;
+mod initramfs;
 mod push;
 mod registry;
 mod report;
@@ -34,6 +37,9 @@ pub struct Args {
     /// Leave these steps out
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     skip: Vec<String>,
+    /// In the step `avx512`, run only the kernels' tests whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
     /// Print the steps and stop
     #[arg(long)]
     list: bool,
@@ -43,6 +49,8 @@ pub struct Args {
 pub struct Context {
     /// The root of the checkout.
     root: PathBuf,
+    /// What the name of a test must contain to run in the step `avx512`.
+    filter: Option<String>,
 }
 
 impl Context {
@@ -92,6 +100,11 @@ const STEPS: &[(&str, &str, Run)] = &[
     ("readme", "its commands exist", docs::readme),
     ("test", "every test, with debug assertions", rust::test),
     ("goldens", "the generator renders what was reviewed", rust::goldens),
+    (
+        "avx512",
+        "the kernels' tests of levels that this CPU lacks",
+        avx512::run,
+    ),
     ("aarch64", "the runtime's tests on an emulated Arm", cpu::aarch64),
     ("images", "every target builds in its budget", image::build),
     ("wrong-cpu", "a sentence, not a crash", cpu::wrong_cpu),
@@ -120,7 +133,10 @@ pub fn run(args: &Args) -> Result<()> {
         .expect("xtask/ lies in the checkout")
         .to_owned();
     std::env::set_current_dir(&root)?;
-    let context = Context { root };
+    let context = Context {
+        root,
+        filter: args.filter.clone(),
+    };
     rust::print_versions();
     let mut report = Report::new(std::env::var_os("CI").is_some());
     for (name, about, run) in chosen {

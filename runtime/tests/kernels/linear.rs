@@ -5,6 +5,7 @@ use sterna::kernels::{QuantRows, Variant, reference, variants};
 use sterna::machine::pool::Pool;
 use sterna::model::{Bytes, Packed, Ternary};
 
+use super::levels::{affordable, random_cases};
 use super::{Random, each, owned};
 pub fn ternary(packed: Vec<u8>, cols: usize) -> Ternary {
     let rows = packed.len() / (cols / 4);
@@ -59,7 +60,7 @@ fn ternary_products_equal_the_reference_over_edge_shapes() {
         for cols in [128, 256, 384, 1280, 1408, 2560, 6912] {
             for rows in [1, 2, 3, 4, 5, 9, 67] {
                 for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 13, 25, 50] {
-                    if rows * cols * tokens > 2_000_000 {
+                    if !affordable(rows * cols * tokens, 2_000_000) {
                         continue;
                     }
                     // Every byte value, so code 3 as well, which no valid file holds.
@@ -100,7 +101,7 @@ fn repacked_products_equal_the_reference_over_edge_shapes() {
             for tiles in [1, 2, 5] {
                 for tokens in (1..=18).chain([25, 33, 50]) {
                     let rows = tiles * variant.packing().map_or(1, |packing| packing.rows);
-                    if rows * cols * tokens > 2_000_000 {
+                    if !affordable(rows * cols * tokens, 2_000_000) {
                         continue;
                     }
                     let w = random_ternary(&mut random, rows, cols);
@@ -120,6 +121,9 @@ fn repacked_extremes_do_not_overflow() {
         for code in [0x00u8, 0x55, 0xaa, 0x22, 0x88] {
             for value in [i8::MIN, -127, -1, 0, 1, i8::MAX] {
                 for tokens in [1, 2, 7] {
+                    if !affordable(32 * cols * tokens, 20_000_000) {
+                        continue;
+                    }
                     let Some(w) = repacked(variant, &ternary(vec![code; 32 * cols / 4], cols)) else {
                         return;
                     };
@@ -154,6 +158,9 @@ fn tall_matrices_and_a_single_invalid_code() {
     each(|variant, pool| {
         let mut random = Random(81);
         for (rows, cols, tokens) in [(223, 128, 16), (224, 384, 14), (301, 256, 33), (2080, 128, 29)] {
+            if !affordable(rows * cols * tokens, 60_000_000) {
+                continue;
+            }
             let w = random_ternary(&mut random, rows, cols);
             let x = quantized(random.bytes(tokens * cols).into_iter().map(|b| b as i8).collect(), cols);
             let lowest = quantized(vec![i8::MIN; tokens * cols], cols);
@@ -221,7 +228,7 @@ fn a_row_that_is_not_whole_blocks_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(random_cases(64)))]
 
     #[test]
     fn ternary_products_equal_the_reference(rows in 1usize..40, blocks in 1usize..40, tokens in 1usize..40, seed: u64) {

@@ -1,10 +1,12 @@
 //! Every compiled kernel against the scalar reference, with `==`: edge shapes, extremes, random cases.
 //!
 //! Iterates the variants of this build. One that this CPU cannot run is a printed SKIP, never silently dropped; the
-//! other architecture's levels run under emulation in CI.
+//! other architecture's levels run under emulation in CI, and so do those of AVX-512 where its CPU lacks them.
 
 mod attention;
 mod head;
+#[path = "../levels.rs"]
+mod levels;
 mod linear;
 mod sparse;
 
@@ -18,11 +20,10 @@ use sterna::model::Bytes;
 fn each(test: impl Fn(&'static Variant, &Pool)) {
     let features = Machine::detect().features;
     for variant in variants() {
-        if !variant.runs_on(&features) {
-            println!("SKIP {}: this CPU lacks one of {:?}", variant.name, variant.features);
+        if !levels::testable(variant.name, variant.features, variant.runs_on(&features)) {
             continue;
         }
-        for threads in [1, 2, 3] {
+        for &threads in levels::threads() {
             test(variant, &Pool::new(threads));
         }
     }
