@@ -5,7 +5,7 @@ use sterna::kernels::{QuantRows, Variant, reference, variants};
 use sterna::machine::pool::Pool;
 use sterna::model::{Bytes, Packed, Ternary};
 
-use super::levels::{affordable, random_cases};
+use super::levels::{affordable, random_cases, values};
 use super::{Random, each, owned};
 pub fn ternary(packed: Vec<u8>, cols: usize) -> Ternary {
     let rows = packed.len() / (cols / 4);
@@ -119,9 +119,9 @@ fn repacked_extremes_do_not_overflow() {
     each(|variant, pool| {
         let cols = 8192;
         for code in [0x00u8, 0x55, 0xaa, 0x22, 0x88] {
-            for value in [i8::MIN, -127, -1, 0, 1, i8::MAX] {
+            for value in values([i8::MIN, -127, -1, 0, 1, i8::MAX]) {
                 for tokens in [1, 2, 7] {
-                    if !affordable(32 * cols * tokens, 20_000_000) {
+                    if !affordable(32 * cols * tokens, 32_000_000) {
                         continue;
                     }
                     let Some(w) = repacked(variant, &ternary(vec![code; 32 * cols / 4], cols)) else {
@@ -158,7 +158,7 @@ fn tall_matrices_and_a_single_invalid_code() {
     each(|variant, pool| {
         let mut random = Random(81);
         for (rows, cols, tokens) in [(223, 128, 16), (224, 384, 14), (301, 256, 33), (2080, 128, 29)] {
-            if !affordable(rows * cols * tokens, 60_000_000) {
+            if !affordable(rows * cols * tokens, 75_000_000) {
                 continue;
             }
             let w = random_ternary(&mut random, rows, cols);
@@ -187,7 +187,7 @@ fn extremes_do_not_overflow() {
         let cols = 8192; // longer than any 16-bit accumulator could take without widening
         // all -1, all 0, all +1, all the invalid code 3, alternating
         for code in [0x00u8, 0x55, 0xaa, 0xff, 0x22, 0x88] {
-            for value in [i8::MIN, -127, -1, 0, 1, i8::MAX] {
+            for value in values([i8::MIN, -127, -1, 0, 1, i8::MAX]) {
                 for tokens in [1, 7] {
                     let w = ternary(vec![code; 5 * cols / 4], cols);
                     let x = quantized(vec![value; tokens * cols], cols);

@@ -6,7 +6,7 @@ use sterna::machine::cpu::Machine;
 use sterna::machine::pool::Pool;
 use sterna::model::{Packed, Ternary};
 
-use super::levels::{affordable, random_cases, testable};
+use super::levels::{affordable, random_cases, testable, values};
 use super::linear::{quantized, random_ternary, ternary};
 use super::{Random, each, owned};
 
@@ -108,7 +108,7 @@ fn extremes_do_not_overflow() {
         let cols = 8192;
         for code in [0x00u8, 0x55, 0xaa, 0x22] {
             let w = ternary(vec![code; 32 * cols / 4], cols);
-            for value in [i8::MIN, -127, -1, 0, 1, i8::MAX] {
+            for value in values([i8::MIN, -127, -1, 0, 1, i8::MAX]) {
                 check(variant, pool, &w, &quantized(vec![value; cols], cols));
             }
         }

@@ -20,13 +20,10 @@ use crate::tool;
 /// What Bochs has.
 const EMULATED: &[Isa] = &[Isa::Avx512, Isa::Avx512vnni, Isa::Avx512vbmi];
 
-/// The tests that run on the emulated CPU: a crate of tests, and what their names contain. Of the library's own, those that compare
-/// levels.
-const TESTS: &[(&str, &str)] = &[
-    ("kernels", ""),
-    ("golden", "the_nano_model"),
-    ("sterna", "do_not_change_a_bit"),
-];
+/// The tests that run on the emulated CPU: a crate of tests, and what their names contain. Not the library's own, which
+/// compare with the baseline's bits: `vcvtps2ph` of Bochs 2.7 rounds half of the smallest f16 up, so its keys and values may differ
+/// from the ones that SSE2 rounds. The crates here compare with references that use the same instruction, and with each other.
+const TESTS: &[(&str, &str)] = &[("kernels", ""), ("golden", "the_nano_model")];
 
 /// Runs the tests of what this CPU lacks and Bochs has; a level that neither has is a printed SKIP.
 pub fn run(ctx: &Context, report: &mut Report) -> Result<()> {
@@ -95,7 +92,7 @@ fn emulate(ctx: &Context, report: &mut Report, levels: &[Isa]) -> Result<()> {
 /// The tests' binaries as `cargo test` builds and runs them here: after the step `test` they are there already.
 fn binaries() -> Result<HashMap<String, PathBuf>> {
     let mut build = tool::cargo(&["test", "--package", "sterna", "--no-run", "--message-format", "json"]);
-    build.args(["--lib", "--test", "kernels", "--test", "golden"]);
+    build.args(["--test", "kernels", "--test", "golden"]);
     let said = tool::run(&mut build)?;
     let mut found = HashMap::new();
     for message in Message::parse_stream(said.as_bytes()) {
