@@ -21,8 +21,8 @@ use crate::tool;
 const EMULATED: &[Isa] = &[Isa::Avx512, Isa::Avx512vnni, Isa::Avx512vbmi];
 
 /// The tests that run on the emulated CPU: a crate of tests, and what their names contain. Not the library's own, which
-/// compare with the baseline's bits: `vcvtps2ph` of Bochs 2.7 rounds half of the smallest f16 up, so its keys and values may differ
-/// from the ones that SSE2 rounds. The crates here compare with references that use the same instruction, and with each other.
+/// compare with the baseline's bits: `vcvtps2ph` of Bochs 2.7 rounds half of the smallest f16 up, where SSE2 code rounds to even as it
+/// should. So what rounds to f16 is not proved here; references of the crates below use the same instruction.
 const TESTS: &[(&str, &str)] = &[("kernels", ""), ("golden", "the_nano_model")];
 
 /// Runs the tests of what this CPU lacks and Bochs has; a level that neither has is a printed SKIP.
