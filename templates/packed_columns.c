@@ -5,7 +5,7 @@
 //
 // Four columns at a time: interleaving their bytes gives registers whose lanes hold four weights of one row, which
 // is what vpdpbusd multiplies with four activations. The order of rows in a tile undoes what interleaving does to them. Digits are
-// taken apart as in packed_x86.c, after interleaving. The columns that follow are fetched whole, not a line here and there:
+// taken apart as in packed_vnni.c, after interleaving. The columns that follow are fetched whole, not a line here and there:
 // memory is read by leaps, and what it reaches is less than half of what one stream does.
 //
 // Overflow: a lane gets at most 162 * 128 a column, bounded by the renderer. n is a multiple of 4, the caller fills up with zeros.

@@ -125,8 +125,8 @@ impl Isa {
     pub fn packing(self) -> Option<Packing> {
         let (rows, weights_per_byte) = match self {
             Isa::Avx512vbmi => (16, 5),
-            Isa::Avx512vnni | Isa::Avx512 => (16, 4),
-            Isa::Avxvnni | Isa::Avx2 => (8, 4),
+            Isa::Avx512vnni | Isa::Avx512 | Isa::Avx2 => (16, 4),
+            Isa::Avxvnni => (8, 4),
             Isa::Baseline | Isa::Neon | Isa::Dotprod | Isa::I8mm => return None,
         };
         Some(Packing { rows, weights_per_byte })
@@ -140,6 +140,11 @@ impl Isa {
             Isa::Baseline | Isa::Neon | Isa::Dotprod | Isa::I8mm => return None,
         };
         Some(Packing { rows, weights_per_byte })
+    }
+
+    /// Whether int8 products are summed by one instruction.
+    pub fn has_vnni(self) -> bool {
+        matches!(self, Isa::Avxvnni | Isa::Avx512vnni | Isa::Avx512vbmi)
     }
 
     /// f32 lanes of one vector register.
@@ -509,7 +514,12 @@ pub fn table() -> Vec<Kernel> {
         let (integer, float) = (kernel(Exactness::Integer), kernel(Exactness::OrderedFloat));
         rows.extend([(Role::I2sGemv, gemv), (Role::I2sGemm, gemm)].map(integer));
         if isa.packing().is_some() {
-            rows.extend([Role::PackedGemv, Role::PackedGemm].map(|role| integer((role, "packed_x86.c"))));
+            let template = if isa.has_vnni() {
+                "packed_vnni.c"
+            } else {
+                "packed_maddubs.c"
+            };
+            rows.extend([Role::PackedGemv, Role::PackedGemm].map(|role| integer((role, template))));
         }
         rows.extend(isa.column_packing().map(|packing| {
             let template = match packing.weights_per_byte {

@@ -234,8 +234,7 @@ impl Templates {
             context.insert("packing_rows", &packing.rows);
             context.insert("packing_weights", &packing.weights_per_byte);
             context.insert("packing_fields", &packing_fields());
-            context.insert("vector_bytes", &(4 * packing.rows));
-            context.insert("vnni", &isa.name().contains("vnni").max(isa == Isa::Avx512vbmi));
+            context.insert("vector_bytes", &(4 * isa.f32_lanes()));
         }
         if let Some(packing) = isa.column_packing() {
             context.insert("column_rows", &packing.rows);

@@ -38,7 +38,7 @@ const GOLDENS: &[(&str, &str)] = &[
     ("avx2", "avx2/i2s_gemv_avx2.c"),
     ("avxvnni", "avxvnni/i2s_gemv_avxvnni.c"),
     ("avx512", "avx512/i2s_gemv_avx512bw.c"),
-    ("avx512vbmi", "avx512vbmi/packed_x86.c"),
+    ("avx512vbmi", "avx512vbmi/packed_vnni.c"),
     ("avx512vnni", "avx512vnni/head.c"),
     ("avx512vnni", "avx512vnni/head_coarse.c"),
     ("avx512vnni", "avx512vnni/i2s_gemv_avx512.c"),

@@ -1,4 +1,4 @@
-// y[t * y_stride + r] = sum over c of code(r, c) * x[t][c] - x_sums[t]: re-packed weights times one vector or many, x86-64.
+// y[t * y_stride + r] = sum over c of code(r, c) * x[t][c] - x_sums[t]: re-packed weights times one vector or many, x86-64 with VNNI.
 //
 // Layout (runtime/model/packed.rs): a tile of {{ packing_rows }} rows is a sequence of chunks of {{ packing_rows * 4 }} bytes, one register each; row i
 // of the tile owns the four bytes of lane i. So sums of a row stay in its lane, nothing is added across lanes, the
@@ -13,14 +13,10 @@
 //   byte = c0 << 6 | c1 << 4 | c2 << 2 | c3, codes of the weights 128 b + 4 j + i + {0, 32, 64, 96} of its row: the bytes of I2_S, turned
 {%- endif %}
 //
-{%- if vnni %}
 // One token: a field is used where it stands, scaled; the factor is the same for all sums of an accumulator and goes once a
 // row. Overflow: at most {% if packing_weights == 5 %}4 * 162 * 128 in 20 weights{% else %}8 * 4 * 128 * 128 in 128 weights{% endif %}, bounded by the renderer. Several tokens: fields are
 // shifted down once for all of them, and each token has an accumulator, few tokens two. Each has a pointer too: of one pointer and
 // strides gcc makes more addresses than there are registers.
-{%- else %}
-// vpmaddubsw adds two products in 16 bits: 3 * 128 * 2 at most, four fields and eight chunks make 24576 before they are widened.
-{%- endif %}
 {% include "prelude.h" %}
 #include <immintrin.h>
 
@@ -29,7 +25,6 @@ typedef int32_t __attribute__((may_alias, aligned(1))) word; // four activations
 typedef __m512i vec;
 #define SET8 _mm512_set1_epi8
 #define SET32 _mm512_set1_epi32
-#define SET16 _mm512_set1_epi16
 #define ZERO _mm512_setzero_si512
 #define LOAD(p) _mm512_loadu_si512(p)
 #define STORE(p, v) _mm512_storeu_si512(p, v)
@@ -38,14 +33,10 @@ typedef __m512i vec;
 #define SAR32 _mm512_srai_epi32
 #define ADD32 _mm512_add_epi32
 #define SUB32 _mm512_sub_epi32
-#define ADD16 _mm512_add_epi16
-#define MADD16 _mm512_madd_epi16
-#define MADDUBS _mm512_maddubs_epi16
 {% else %}
 typedef __m256i vec;
 #define SET8 _mm256_set1_epi8
 #define SET32 _mm256_set1_epi32
-#define SET16 _mm256_set1_epi16
 #define ZERO _mm256_setzero_si256
 #define LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
 #define STORE(p, v) _mm256_storeu_si256((__m256i *)(p), v)
@@ -54,20 +45,12 @@ typedef __m256i vec;
 #define SAR32 _mm256_srai_epi32
 #define ADD32 _mm256_add_epi32
 #define SUB32 _mm256_sub_epi32
-#define ADD16 _mm256_add_epi16
-#define MADD16 _mm256_madd_epi16
-#define MADDUBS _mm256_maddubs_epi16
 {% endif %}
-{%- if vnni %}
 // acc += four products a lane. The instruction updates its accumulator in place; written with the intrinsic, gcc copies it.
 {%- if vector_bytes == 64 %}
 #define DOT(acc, codes, p) __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*(const word *)(p)))
 {%- else %}
 #define DOT(acc, codes, p) __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(codes), "x"(SET32(*(const word *)(p))))
-{%- endif %}
-{%- else %}
-// In place: gcc would add products to one another first, and keep them on the stack.
-#define DOT(acc, codes, p) __asm__("vpaddw %1, %0, %0" : "+{% if vector_bytes == 64 %}v{% else %}x{% endif %}"(acc) : "{% if vector_bytes == 64 %}v{% else %}x{% endif %}"(MADDUBS(codes, SET32(*(const word *)(p)))))
 {%- endif %}
 {%- if packing_weights == 5 %}
 
@@ -109,7 +92,7 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
         const int8_t *p{{ t }} = x + {{ t }} * cols;
 {%- endfor %}
 {%- endif %}
-{%- if n == 1 and vnni %}
+{%- if n == 1 %}
         vec f0 = ZERO(), f1 = f0, f2 = f0, f3 = f0{% if packing_weights == 5 %}, f4 = f0{% endif %};
 {%- else %}
         // Of few tokens each has two accumulators, or a chain of additions would be what takes the time.
@@ -146,14 +129,11 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
         }
 {%- else %}
         for (size_t b = 0; b < cols / 128; b++) {
-{%- if not vnni %}
-            vec {% for t in range(end=n) %}s{{ t }} = ZERO(){% if twin %}, q{{ t }} = ZERO(){% endif %}{% if not loop.last %}, {% endif %}{% endfor %};
-{%- endif %}
 #pragma GCC unroll {% if n > 4 %}1{% else %}8{% endif %}
             for (size_t j = 0; j < 32; j += 4, w += {{ vector_bytes }}) {
                 const vec v = LOAD(w);
                 {% if ahead %}__builtin_prefetch(w + {{ ahead }});{% endif %}
-{%- if n == 1 and vnni %}
+{%- if n == 1 %}
                 DOT(f3, AND(v, SET8((char)0xc0)), p0 + j);
                 DOT(f2, AND(v, SET8(0x30)), p0 + j + 32);
                 DOT(f1, AND(v, SET8(0x0c)), p0 + j + 64);
@@ -162,25 +142,17 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
 {%- for k in range(end=4) %}
                 const vec c{{ k }} = AND({% if k == 3 %}v{% else %}SHR16(v, {{ 6 - 2 * k }}){% endif %}, low);
 {%- for t in range(end=n) %}
-                DOT({% if not vnni %}{% if twin and k % 2 == 1 %}q{% else %}s{% endif %}{% elif twin and k % 2 == 1 %}b{% else %}a{% endif %}{{ t }}, c{{ k }}, p{{ t }} + j + {{ 32 * k }});
+                DOT({% if twin and k % 2 == 1 %}b{% else %}a{% endif %}{{ t }}, c{{ k }}, p{{ t }} + j + {{ 32 * k }});
 {%- endfor %}
 {%- endfor %}
 {%- endif %}
             }
-{%- if not vnni %}
-{%- for t in range(end=n) %}
-            a{{ t }} = ADD32(a{{ t }}, MADD16(s{{ t }}, SET16(1)));
-{%- if twin %}
-            b{{ t }} = ADD32(b{{ t }}, MADD16(q{{ t }}, SET16(1)));
-{%- endif %}
-{%- endfor %}
-{%- endif %}
 {%- for t in range(end=n) %}
             p{{ t }} += 128;
 {%- endfor %}
         }
 {%- endif %}
-{%- if n == 1 and vnni %}
+{%- if n == 1 %}
         vec a0 = ADD32(ADD32(SAR32(f3, 6), SAR32(f2, 4)), ADD32(SAR32(f1, 2), f0));
 {%- if packing_weights == 5 %}
         // An exact multiple of 81: times its inverse modulo 2^32.
@@ -188,7 +160,7 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
 {%- endif %}
 {%- endif %}
 {%- for t in range(end=n) %}
-{%- if twin and (n > 1 or not vnni) %}
+{%- if twin and n > 1 %}
         a{{ t }} = ADD32(a{{ t }}, b{{ t }});
 {%- endif %}
         STORE(y + r + {{ t }} * y_stride, SUB32(a{{ t }}, SET32(x_sums[{{ t }}])));
@@ -201,7 +173,7 @@ void sterna_packed_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *rest
     tile_1(w, x, &x_sum, rows, cols, y, rows);
 }
 
-{% if tables is defined %}static void by_tiles{% else %}void sterna_packed_gemm__{{ isa }}{% endif %}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
+void sterna_packed_gemm__{{ isa }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                                     size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
     static void (*const tiles[])(const uint8_t *, const int8_t *, const int32_t *, size_t, size_t, int32_t *, size_t) = {
         {% for n in range(start=1, end=packed_tokens + 1) %}tile_{{ n }}{% if not loop.last %}, {% endif %}{% endfor %}};
@@ -215,12 +187,3 @@ void sterna_packed_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *rest
         tokens -= n;
     }
 }
-{%- if tables is defined %}
-{%- set packed = true %}
-{%- include "token_lut.h" %}
-
-void sterna_packed_gemm__{{ isa }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
-                                    size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
-    by_tables(by_tiles, w, x, x_sums, rows, cols, tokens, y, y_stride);
-}
-{%- endif %}

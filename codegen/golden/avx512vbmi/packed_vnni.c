@@ -1,4 +1,4 @@
-// y[t * y_stride + r] = sum over c of code(r, c) * x[t][c] - x_sums[t]: re-packed weights times one vector or many, x86-64.
+// y[t * y_stride + r] = sum over c of code(r, c) * x[t][c] - x_sums[t]: re-packed weights times one vector or many, x86-64 with VNNI.
 //
 // Layout (runtime/model/packed.rs): a tile of 16 rows is a sequence of chunks of 64 bytes, one register each; row i
 // of the tile owns the four bytes of lane i. So sums of a row stay in its lane, nothing is added across lanes, the
@@ -13,7 +13,7 @@
 // row. Overflow: at most 4 * 162 * 128 in 20 weights, bounded by the renderer. Several tokens: fields are
 // shifted down once for all of them, and each token has an accumulator, few tokens two. Each has a pointer too: of one pointer and
 // strides gcc makes more addresses than there are registers.
-// Rendered from templates/packed_x86.c for avx512vbmi: edit the template, not this.
+// Rendered from templates/packed_vnni.c for avx512vbmi: edit the template, not this.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,7 +27,6 @@ typedef int32_t __attribute__((may_alias, aligned(1))) word; // four activations
 typedef __m512i vec;
 #define SET8 _mm512_set1_epi8
 #define SET32 _mm512_set1_epi32
-#define SET16 _mm512_set1_epi16
 #define ZERO _mm512_setzero_si512
 #define LOAD(p) _mm512_loadu_si512(p)
 #define STORE(p, v) _mm512_storeu_si512(p, v)
@@ -36,9 +35,6 @@ typedef __m512i vec;
 #define SAR32 _mm512_srai_epi32
 #define ADD32 _mm512_add_epi32
 #define SUB32 _mm512_sub_epi32
-#define ADD16 _mm512_add_epi16
-#define MADD16 _mm512_madd_epi16
-#define MADDUBS _mm512_maddubs_epi16
 
 // acc += four products a lane. The instruction updates its accumulator in place; written with the intrinsic, gcc copies it.
 #define DOT(acc, codes, p) __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*(const word *)(p)))
