@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use sterna::cli::bench::BenchError;
 use sterna::cli::common::CommandError;
 use sterna::cli::{Cli, Error};
 use sterna::engine::{StartError, SubmitError};
@@ -52,7 +53,9 @@ fn exit_code(error: &Error) -> u8 {
             | CommandError::Template(_) => sysexits::DATA_ERROR,
             CommandError::Usage(_) | CommandError::Submit(SubmitError::Sampling(_)) => sysexits::USAGE,
             CommandError::Model(_) => sysexits::NO_INPUT,
-            CommandError::Kernels(_) | CommandError::Start(StartError::Memory(_)) => sysexits::CONFIG,
+            CommandError::Kernels(_)
+            | CommandError::Start(StartError::Memory(_))
+            | CommandError::Bench(BenchError::Memory(_)) => sysexits::CONFIG,
             CommandError::File { .. } | CommandError::Stdio(_) => sysexits::IO_ERROR,
             CommandError::Start(_)
             | CommandError::Submit(_)

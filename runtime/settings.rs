@@ -383,7 +383,7 @@ impl Settings {
 
 /// A sentence for every variable that somebody set for us and that does nothing.
 fn ignored(env: &Env) -> Vec<String> {
-    let set = |name: &str| env.get(name).is_some_and(|value| !value.is_empty());
+    let set = |name: &str| env.get(name).is_some_and(|value| !value.trim().is_empty());
     let known = |name: &str| VARIABLES.iter().any(|row| row.names().any(|n| n == name));
     // Variables that Kubernetes injects for a Service named `sterna`.
     let service = |name: &str| name.starts_with("STERNA_PORT_") || name.starts_with("STERNA_SERVICE_");

@@ -7,7 +7,9 @@
 mod against;
 mod ceiling;
 mod energy;
+mod labels;
 mod measure;
+mod plan;
 mod report;
 mod roofline;
 mod runner;
@@ -22,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::common::{CacheArgs, CommandError, ModelArgs};
+use super::common::{CacheArgs, CacheDirArgs, CommandError, ModelArgs};
 use crate::engine::background;
 use crate::engine::forward::{Forward, Traffic};
 use crate::engine::session::Session;
@@ -36,6 +38,7 @@ use ceiling::Reader;
 use energy::Energy;
 pub use measure::BenchError;
 use measure::{Bench, Measurement, Setup};
+use plan::Plan;
 use report::{CacheReport, Ceilings, MachineReport, ModelReport, Report, Steady};
 use start::Memory;
 
@@ -64,12 +67,12 @@ pub struct BenchArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0,2048")]
     context: Vec<usize>,
     /// Sequences that are generated together
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1", value_parser = plan::sequences)]
     sequences: Vec<usize>,
     #[command(flatten)]
     cache: CacheArgs,
     /// Repeats of each measurement, of which the median counts
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repeats: u32,
     /// Also start this binary as a server: time to /health and to the first token, and its memory in the steady state
     #[arg(long)]
@@ -77,6 +80,8 @@ pub struct BenchArgs {
     /// Keep the weights as the file has them, as a server does until it has re-packed them in the background
     #[arg(long)]
     no_repack: bool,
+    #[command(flatten)]
+    kept: CacheDirArgs,
     /// Instead, other kernel variants of this binary in alternation with --kernel: how many times as fast they are
     #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["start", "svg"])]
     against: Vec<String>,
@@ -96,12 +101,12 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
         return run_against(&args, machine, kernels, plan);
     }
     let first_threads = plan.threads[0];
+    let (plan, bytes) = fitting(&args, plan, 1)?;
     // The first time may have to read the file from a disk.
     first_token(&args.model.model, kernels, first_threads)?;
     let first_token_ms = first_token(&args.model.model, kernels, first_threads)?;
     let began = Instant::now();
-    let (path, model) = prepared(&args, kernels)?;
-    let plan = plan.within(model.config.context)?;
+    let (path, model) = prepared(&args, kernels, bytes)?;
     let mut forward = Forward::new(Arc::clone(&model), kernels, first_threads);
     let settle_ms = began.elapsed().as_secs_f64() * 1e3;
     runner::warm(&mut forward)?;
@@ -153,7 +158,7 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
         };
         let setup = Setup {
             kernels,
-            sequences: plan.decodes.iter().map(|decode| decode.sequences).max().unwrap_or(1),
+            sequences: plan.sequences(),
             capacity: plan.capacity(),
             cache: args.cache.types(),
             repeats: args.repeats,
@@ -187,10 +192,15 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
     }
     drop(reader);
     if args.start {
-        let threads = Limits::read().threads();
-        let context = model.config.context.min(2048);
-        let measured = start::measure(&path, kernels.name, threads, context, args.cache.types());
-        report.start = Some(measured.map_err(CommandError::Server)?);
+        let settings = start::Settings {
+            model: &path,
+            kernel: kernels.name,
+            threads: Limits::read().threads(),
+            context: model.config.context.min(2048),
+            cache: args.cache.types(),
+            cache_dir: args.kept.dir(),
+        };
+        report.start = Some(start::measure(&settings).map_err(CommandError::Server)?);
     }
     if args.json {
         let json = serde_json::to_string_pretty(&report).expect("numbers and strings");
@@ -210,13 +220,26 @@ pub fn run(args: BenchArgs, machine: &Machine) -> Result<(), CommandError> {
 }
 
 /// Runs the command with `--against`.
-fn run_against(args: &BenchArgs, machine: &Machine, kernels: &'static Variant, plan: Plan) -> Result<(), CommandError> {
+fn run_against(
+    args: &BenchArgs,
+    machine: &Machine,
+    kernels: &'static Variant,
+    mut plan: Plan,
+) -> Result<(), CommandError> {
     let others = args.against.iter().map(|name| choose(&machine.features, name));
     let others: Vec<&'static Variant> = others.collect::<Result<_, _>>()?;
-    let (_, model) = prepared(args, kernels)?;
-    let plan = plan.within(model.config.context)?;
-    let alone = plan.decodes.iter().filter(|decode| decode.sequences == 1);
-    let decodes: Vec<_> = alone.map(|decode| (decode.context, decode.tokens)).collect();
+    plan.decodes.retain(|decode| decode.sequences == 1);
+    if plan.prefills.is_empty() && plan.decodes.is_empty() {
+        let why = "--against compares single sequences, and 1 is not among --sequences";
+        return Err(CommandError::Nothing(why.to_owned()));
+    }
+    let (plan, bytes) = fitting(args, plan, 2)?;
+    let (_, model) = prepared(args, kernels, bytes)?;
+    let decodes: Vec<_> = plan
+        .decodes
+        .iter()
+        .map(|decode| (decode.context, decode.tokens))
+        .collect();
     let mut out = io::stdout().lock();
     if !args.json {
         writeln!(
@@ -239,7 +262,7 @@ fn run_against(args: &BenchArgs, machine: &Machine, kernels: &'static Variant, p
             let theirs = if other.packing() == kernels.packing() {
                 Arc::clone(&model)
             } else {
-                prepared(args, other)?.1
+                prepared(args, other, bytes)?.1
             };
             let against = Against::measure([(&model, kernels), (&theirs, other)], &work)?;
             if !args.json {
@@ -256,99 +279,28 @@ fn run_against(args: &BenchArgs, machine: &Machine, kernels: &'static Variant, p
     Ok(())
 }
 
-/// What will be measured, on each number of threads.
-struct Plan {
-    threads: Vec<usize>,
-    prefills: Vec<usize>,
-    decodes: Vec<Decode>,
-    skipped: Vec<String>,
+/// What of the plan fits into the model's context, and the bytes that its sequences take, on each of `sides`; an error where those do not
+/// fit into memory. Before anything that takes long.
+fn fitting(args: &BenchArgs, plan: Plan, sides: u64) -> Result<(Plan, u64), CommandError> {
+    let config = Model::open(&args.model.model, MapOptions::default())?.model.config;
+    let plan = plan.within(config.context)?;
+    let memory_bytes = Limits::read().memory_bytes.map(|bytes| bytes / sides);
+    let bytes = plan
+        .memory(&config, args.cache.types(), memory_bytes)
+        .map_err(BenchError::from)?;
+    Ok((plan, bytes * sides))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Decode {
-    sequences: usize,
-    context: usize,
-    tokens: usize,
-}
-
-impl Plan {
-    fn new(args: &BenchArgs) -> Result<Plan, CommandError> {
-        let mut decodes = Vec::new();
-        for &sequences in args.sequences.iter().filter(|&&n| n > 0) {
-            for &context in &args.context {
-                decodes.extend(args.decode.iter().filter(|&&n| n > 0).map(|&tokens| Decode {
-                    sequences,
-                    context,
-                    tokens,
-                }));
-            }
-        }
-        let plan = Plan {
-            threads: match &args.threads[..] {
-                [] => thread_counts(Limits::read().threads()),
-                // Once each: what is above the number of CPUs is that number.
-                asked => asked.iter().fold(Vec::new(), |mut counts, threads| {
-                    let threads = threads.resolve();
-                    if !counts.contains(&threads) {
-                        counts.push(threads);
-                    }
-                    counts
-                }),
-            },
-            prefills: args.prefill.iter().copied().filter(|&n| n > 0).collect(),
-            decodes,
-            skipped: Vec::new(),
-        };
-        if plan.prefills.is_empty() && plan.decodes.is_empty() {
-            return Err(CommandError::Nothing("every list holds only 0".to_owned()));
-        }
-        Ok(plan)
-    }
-
-    /// Without what does not fit into the model's context.
-    fn within(mut self, trained: usize) -> Result<Plan, CommandError> {
-        let mut skipped = Vec::new();
-        let mut fits = |what: String, tokens: usize| {
-            if tokens > trained {
-                skipped.push(format!(
-                    "{what} needs room for {tokens} tokens, and the model has room for {trained}"
-                ));
-            }
-            tokens <= trained
-        };
-        self.prefills
-            .retain(|&tokens| fits(format!("prefill of {tokens}"), tokens));
-        self.decodes.retain(|decode| {
-            let what = format!("decode of {} after {}", decode.tokens, decode.context);
-            fits(what, decode.context.saturating_add(decode.tokens).saturating_add(1))
-        });
-        if self.prefills.is_empty() && self.decodes.is_empty() {
-            return Err(CommandError::Nothing(skipped.join("; ")));
-        }
-        skipped.dedup(); // the same for several numbers of sequences
-        Ok(Plan { skipped, ..self })
-    }
-
-    /// Tokens of context that the longest measurement needs.
-    fn capacity(&self) -> usize {
-        let decodes = self.decodes.iter().map(|decode| decode.context + decode.tokens + 1);
-        decodes.chain(self.prefills.iter().copied()).max().unwrap_or(1)
-    }
-}
-
-/// 1 to `all`; of many, the powers of two and all.
-fn thread_counts(all: usize) -> Vec<usize> {
-    const FEW: usize = 8;
-    (1..=all)
-        .filter(|&n| n <= FEW && all <= FEW || n.is_power_of_two() || n == all)
-        .collect()
-}
-
-/// The model as a server has it after a while.
-fn prepared(args: &BenchArgs, kernels: &'static Variant) -> Result<(PathBuf, Arc<Model>), CommandError> {
+/// The model as a server has it after a while, beside `other_bytes` of memory.
+fn prepared(
+    args: &BenchArgs,
+    kernels: &'static Variant,
+    other_bytes: u64,
+) -> Result<(PathBuf, Arc<Model>), CommandError> {
     let Opened { path, model, .. } = Model::open(&args.model.model, MapOptions::default())?;
-    let model = Arc::new(model);
-    let done = background::prepare(&model, kernels, !args.no_repack, None, 0, &AtomicBool::new(false));
+    let (model, cache) = (Arc::new(model), args.kept.of(&path));
+    let never = AtomicBool::new(false);
+    let done = background::prepare(&model, kernels, !args.no_repack, cache.as_ref(), other_bytes, &never);
     done.map_err(|reason| ModelError::Invalid {
         path: path.clone(),
         reason,
@@ -365,46 +317,4 @@ fn first_token(path: &Path, kernels: &'static Variant, threads: usize) -> Result
     let mut session = Session::new(Arc::new(model), kernels, threads, prompt.len(), prompt.len())?;
     session.feed(&prompt)?;
     Ok(began.elapsed().as_secs_f64() * 1e3)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn threads_are_one_to_all_or_powers_of_two() {
-        assert_eq!(thread_counts(1), [1]);
-        assert_eq!(thread_counts(6), [1, 2, 3, 4, 5, 6]);
-        assert_eq!(thread_counts(24), [1, 2, 4, 8, 16, 24]);
-        assert_eq!(thread_counts(64), [1, 2, 4, 8, 16, 32, 64]);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_skipped_and_said() {
-        let plan = |context| Plan {
-            threads: vec![1],
-            prefills: vec![128, 512],
-            decodes: vec![
-                Decode {
-                    sequences: 1,
-                    context: 0,
-                    tokens: 64,
-                },
-                Decode {
-                    sequences: 1,
-                    context,
-                    tokens: 64,
-                },
-            ],
-            skipped: Vec::new(),
-        };
-        let fits = plan(2048).within(2113).unwrap();
-        assert_eq!((fits.skipped.len(), fits.capacity()), (0, 2113));
-        let less = plan(2048).within(511).unwrap();
-        assert_eq!((&less.prefills[..], less.decodes.len()), (&[128][..], 1));
-        assert_eq!(less.skipped.len(), 2);
-        assert!(less.skipped[1].contains("2113 tokens"), "{:?}", less.skipped);
-        let nothing = plan(usize::MAX).within(5).err().expect("nothing fits").to_string();
-        assert!(nothing.contains("room for 5"), "{nothing}");
-    }
 }

@@ -10,7 +10,7 @@ use crate::engine::kv::{CacheType, CacheTypes};
 use crate::engine::{StartError, SubmitError};
 use crate::kernels::{self, NoVariant, Variant};
 use crate::machine::cpu::Machine;
-use crate::model::{MapOptions, Model, ModelError, Opened};
+use crate::model::{CacheDir, MapOptions, Model, ModelError, Opened};
 use crate::text::{TemplateError, TokenizerError};
 
 /// Options of every command that runs a model.
@@ -61,6 +61,30 @@ impl CacheArgs {
             k: self.cache_type_k,
             v: self.cache_type_v,
         }
+    }
+}
+
+/// Where re-packed weights are kept.
+#[derive(clap::Args, Clone, Debug)]
+pub struct CacheDirArgs {
+    /// Folder to keep the re-packed weights in, for faster restarts, as the server does: writable by nobody who is not trusted [default: none]
+    #[arg(long, value_name = "PATH", env = "STERNA_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+}
+
+impl CacheDirArgs {
+    /// The folder.
+    pub fn dir(&self) -> Option<&Path> {
+        self.cache_dir.as_deref()
+    }
+
+    /// The folder, for this model file.
+    pub fn of(&self, model: &Path) -> Option<CacheDir> {
+        let of = |dir: &PathBuf| CacheDir {
+            dir: dir.clone(),
+            model: model.to_owned(),
+        };
+        self.cache_dir.as_ref().map(of)
     }
 }
 

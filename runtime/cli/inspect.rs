@@ -57,10 +57,18 @@ pub fn run(args: InspectArgs, machine: &Machine) -> Result<(), CommandError> {
     });
     let model = model.map(Arc::new);
     let mut report = Report::new(&file, model.as_ref().map(|m| m.config.clone()), machine);
-    let measured = match (&model, args.sparsity) {
-        (Ok(model), true) => sparsity(Arc::clone(model), &file, machine).map(|shares| report.sparsity = shares),
-        _ => Ok(()),
-    };
+    let mut measured = Ok(());
+    if args.sparsity {
+        let shares = match &model {
+            Ok(model) => sparsity(Arc::clone(model), &file, machine),
+            Err(_) => Err(CommandError::Nothing("the model cannot be run".to_owned())),
+        };
+        report.sparsity = Some(match &shares {
+            Ok(shares) => Ok(shares.clone()),
+            Err(error) => Err(error.to_string()),
+        });
+        measured = shares.map(drop);
+    }
     let mut out = io::stdout().lock();
     match args.json {
         true => writeln!(out, "{:#}", report.json())?,
@@ -101,8 +109,8 @@ struct Report<'a> {
     tokenizer: Result<Tokenizer, String>,
     template: Result<(), String>,
     kernels: Result<&'static Variant, String>,
-    /// Of each layer; empty where it was not measured.
-    sparsity: Vec<Shares>,
+    /// Of each layer, or why there is none; `None` where it was not asked for.
+    sparsity: Option<Result<Vec<Shares>, String>>,
 }
 
 impl<'a> Report<'a> {
@@ -120,7 +128,7 @@ impl<'a> Report<'a> {
             tokenizer: tokenizer.map_err(|e| e.to_string()),
             template,
             kernels: kernels::choose(&machine.features, "auto").map_err(|e| e.to_string()),
-            sparsity: Vec::new(),
+            sparsity: None,
         }
     }
 
@@ -173,7 +181,8 @@ impl<'a> Report<'a> {
                                     json!({"name": name, "value": value, "formula": formula, "reason": reason})).collect::<Vec<_>>()}),
                 Err(problem) => json!({"problem": problem}),
             },
-            "sparsity": self.sparsity,
+            "sparsity": self.sparsity.iter().flatten().flatten().collect::<Vec<_>>(),
+            "sparsity_problem": self.sparsity.as_ref().and_then(|sparsity| sparsity.as_ref().err()),
             "metadata": metadata,
             "encodings": totals.collect::<Vec<_>>(),
             "tensors": tensors.collect::<Vec<_>>(),
@@ -240,16 +249,12 @@ impl<'a> Report<'a> {
             Ok(()) => writeln!(out, "  {:<18} yes", "chat template")?,
             Err(problem) => writeln!(out, "  {:<18} no: {problem}", "chat template")?,
         }
-        if !self.sparsity.is_empty() {
+        if let Some(measured) = &self.sparsity {
             writeln!(out, "\nFeed-forward, measured")?;
-            for (layer, shares) in self.sparsity.iter().enumerate() {
-                let (closed, zero) = (shares.gate_closed * 100.0, shares.down_zero * 100.0);
-                writeln!(
-                    out,
-                    "  layer {layer:<12} gate closed {closed:5.1} %, input of down zero {zero:5.1} %"
-                )?;
+            match measured {
+                Ok(layers) => write_shares(out, layers)?,
+                Err(problem) => writeln!(out, "  not measured: {problem}")?,
             }
-            writeln!(out, "  {:<18} {}", "all", sparsity::summary(&self.sparsity))?;
         }
         writeln!(out, "\nKernels")?;
         match &self.kernels {
@@ -267,6 +272,17 @@ impl<'a> Report<'a> {
         }
         Ok(())
     }
+}
+
+fn write_shares(out: &mut String, layers: &[Shares]) -> std::fmt::Result {
+    for (layer, shares) in layers.iter().enumerate() {
+        let (closed, zero) = (shares.gate_closed * 100.0, shares.down_zero * 100.0);
+        writeln!(
+            out,
+            "  layer {layer:<12} gate closed {closed:5.1} %, input of down zero {zero:5.1} %"
+        )?;
+    }
+    writeln!(out, "  {:<18} {}", "all", sparsity::summary(layers))
 }
 
 /// Why this variant was chosen.

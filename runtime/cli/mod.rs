@@ -1,5 +1,6 @@
 //! The command line: what there is to say, and which subcommand says it. One file a subcommand.
 
+use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::kernels::TARGET;
@@ -107,6 +108,7 @@ impl Cli {
         describe(Self::command())
             .version(version)
             .mut_subcommand("serve", describe)
+            .mut_subcommands(|command| command.mut_args(without_empty))
     }
 
     /// Runs the subcommand on `machine`, which is this one.
@@ -127,6 +129,15 @@ impl Cli {
             Some(Command::Detect(args)) => detect::run(args, machine),
             Some(Command::Healthcheck(args)) => healthcheck::run(args),
         }
+    }
+}
+
+/// An empty variable counts as unset, for the arguments that clap fills as for the server's settings.
+fn without_empty(arg: clap::Arg) -> clap::Arg {
+    let value = arg.get_env().and_then(std::env::var_os);
+    match value {
+        Some(value) if value.to_string_lossy().trim().is_empty() => arg.env(Resettable::Reset),
+        _ => arg,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::chat::Chat;
-use super::common::{CacheArgs, CommandError, ModelArgs, TokenList, read_text};
+use super::common::{CacheArgs, CacheDirArgs, CommandError, ModelArgs, TokenList, read_text};
 use crate::engine::background::{Preparing, Priority};
 use crate::engine::kv::KvCache;
 use crate::engine::{Engine, EngineConfig, Event, FinishReason, Request, Sampling, Speculation, Stats};
@@ -63,6 +63,8 @@ pub struct RunArgs {
     /// Keep the weights as the file has them, instead of re-packing them for this CPU during a chat or a long answer
     #[arg(long, env = "STERNA_NO_REPACK", value_parser = clap::builder::FalseyValueParser::new())]
     no_repack: bool,
+    #[command(flatten)]
+    kept: CacheDirArgs,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -137,7 +139,8 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
     let (model, kernels) = (Arc::new(opened.model), args.model.kernels(machine)?);
     let engine = Engine::start(model.clone(), Arc::clone(&tokenizer), kernels, config)?;
     let cache_bytes = KvCache::bytes(&model.config, engine.config().cache, engine.config().context);
-    let prepare = |priority| Preparing::start(model.clone(), kernels, cache_bytes, priority);
+    let cache = args.kept.of(&opened.path);
+    let prepare = |priority| Preparing::start(model.clone(), kernels, cache.clone(), cache_bytes, priority);
     let request = |prompt| Request {
         prompt,
         sampling: (&args.sampling).into(),

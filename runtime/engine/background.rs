@@ -2,7 +2,6 @@
 //!
 //! Nothing here changes a token. The weights change over to their re-packed form from one matrix product to the next.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,7 +13,7 @@ use super::kv::{CacheTypes, KvCache};
 use super::sparsity::{self, Shares};
 use crate::kernels::Variant;
 use crate::machine::limits::{self, Limits};
-use crate::model::{CoarseHead, InvalidModel, Layout, Model, Packing, RepackError, Sidecar};
+use crate::model::{CacheDir, CoarseHead, InvalidModel, Layout, Model, Packing, RepackError, Sidecar};
 
 /// [`prepare`] on a thread of its own. Dropping it stops the work at the next occasion, and waits for nothing: a command ends at once.
 pub struct Preparing {
@@ -22,8 +21,14 @@ pub struct Preparing {
 }
 
 impl Preparing {
-    /// Starts with a model whose weights were checked. `other_bytes` as in [`prepare`].
-    pub fn start(model: Arc<Model>, kernels: &'static Variant, other_bytes: u64, priority: Priority) -> Self {
+    /// Starts with a model whose weights were checked. `cache` and `other_bytes` as in [`prepare`].
+    pub fn start(
+        model: Arc<Model>,
+        kernels: &'static Variant,
+        cache: Option<CacheDir>,
+        other_bytes: u64,
+        priority: Priority,
+    ) -> Self {
         let cancel = Arc::new(AtomicBool::new(false));
         let cancelled = Arc::clone(&cancel);
         // Without a thread the weights stay as they are.
@@ -31,7 +36,7 @@ impl Preparing {
             if priority == Priority::WhenIdle {
                 limits::run_when_idle();
             }
-            if let Err(error) = prepare(&model, kernels, true, None, other_bytes, &cancelled) {
+            if let Err(error) = prepare(&model, kernels, true, cache.as_ref(), other_bytes, &cancelled) {
                 // They were good when they were checked: the file was changed, which the engine notices as well.
                 tracing::error!("{error}");
             }
@@ -58,12 +63,12 @@ pub enum Priority {
 /// Makes the model as fast as it gets, and checks what opening it did not: that every weight is ternary.
 ///
 /// Reads the whole file once. `other_bytes` is the memory that others need: without room beside that, or with `repack` off, the
-/// weights stay as they are. What is made is kept in a file in `cache_dir`, and read from there the next time.
+/// weights stay as they are. What is made is kept in a file in `cache`, and read from there the next time.
 pub fn prepare(
     model: &Arc<Model>,
     kernels: &'static Variant,
     repack: bool,
-    cache_dir: Option<&Path>,
+    cache: Option<&CacheDir>,
     other_bytes: u64,
     cancel: &AtomicBool,
 ) -> Result<(), InvalidModel> {
@@ -73,8 +78,8 @@ pub fn prepare(
         repack && fits("re-packing the weights", bytes + other_bytes)
     });
     let mut kept = packing
-        .zip(cache_dir)
-        .map(|(rows, dir)| Sidecar::open(dir, model, rows, kernels.column_packing()));
+        .zip(cache)
+        .map(|(rows, cache)| Sidecar::open(cache, kernels.name, model, rows, kernels.column_packing()));
     let layout = packing.map(|rows| match kept.as_ref().and_then(Sidecar::layout) {
         Some(layout) => layout.clone(),
         None => layout(model, kernels, rows),

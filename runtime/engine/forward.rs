@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::head::{Head, Logits, Need};
 use super::kv::KvCache;
+pub use super::sparsity::COUNTED;
 use super::sparsity::{Counts, Shares};
 use crate::kernels::{Angles, AttentionScratch, Heads, Live, QuantRows, Tile, Variant};
 use crate::machine::pool::Pool;
@@ -50,7 +51,8 @@ pub enum PassError {
 /// What a pass streams from memory, in the form that is in use now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
-    /// Bytes of the ternary matrices, once a pass, however many rows it has.
+    /// Bytes of the ternary matrices, once a pass, however many rows it has. Where columns are skipped, those that some row of the last
+    /// pass needed.
     pub body: usize,
     /// Bytes of the output head, once a pass in which some row wants its logits. Of a coarse one, with the rows that the last pass read
     /// from the file beside it, unless some row needs all of its logits.
@@ -58,9 +60,6 @@ pub struct Traffic {
     /// Of both: bytes in memory of our own, which lies in huge pages where the system gives them. The rest is the mapped file's.
     pub own: usize,
 }
-
-/// Rows of a pass whose zeros are counted: few, since counting takes time.
-pub const COUNTED: usize = 16;
 
 /// A model with what one thread needs to run it.
 pub struct Forward {
@@ -173,8 +172,8 @@ impl Forward {
                 let repacked = w.repacked.get().filter(|p| layouts.contains(&Some(p.packing)));
                 let bytes = repacked.map_or(w.packed.len(), |packed| match packed.packing.order {
                     Order::Rows => packed.data.len(),
-                    // Those that the last pass did not skip.
-                    Order::Columns => (packed.data.len() as f64 * (1.0 - counts.last_zero())) as usize,
+                    // Those that some row of the last pass needed: as all weights, once for all of its rows.
+                    Order::Columns => (packed.data.len() as f64 * (1.0 - counts.last_skipped())) as usize,
                 });
                 body += bytes;
                 if repacked.is_some() || !self.model.mapping.is_mapped() {
@@ -332,9 +331,7 @@ impl Forward {
         kernels.linear(pool, &s.quant, &mut [(&layer.ffn_gate, gate), (&layer.ffn_up, up)]);
 
         kernels.gated_norm_quantize(pool, (gate, up), &layer.ffn_sub_norm, eps, &mut s.quant);
-        if n <= COUNTED {
-            self.sparsity[index].add(gate, &s.quant.q);
-        }
+        self.sparsity[index].add(gate, &s.quant.q, n);
         kernels.linear_sparse_add(pool, &s.quant, &layer.ffn_down, &mut s.live, x);
     }
 

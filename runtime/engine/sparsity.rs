@@ -5,6 +5,9 @@
 
 use serde::Serialize;
 
+/// Rows of a pass whose zeros are counted: few, since counting takes time.
+pub const COUNTED: usize = 16;
+
 /// Counts of one layer's feed-forward.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counts {
@@ -14,25 +17,32 @@ pub struct Counts {
     closed: u64,
     /// Of them, those that are zero at the input of down.
     zero: u64,
-    /// The share of those in the last pass.
-    last_zero: f64,
+    /// The share of columns that no row of the last pass needed.
+    last_skipped: f64,
 }
 
 impl Counts {
-    /// Adds one pass: gate (rows, ffn) before its activation, and the input of down (rows, ffn) in int8.
-    pub fn add(&mut self, gate: &[f32], down: &[i8]) {
+    /// Adds one pass: gate (rows, ffn) before its activation, and the input of down (rows, ffn) in int8. One of more than [`COUNTED`]
+    /// rows is passed by: hardly a column is zero in all of them.
+    pub fn add(&mut self, gate: &[f32], down: &[i8], rows: usize) {
         assert_eq!(gate.len(), down.len());
+        if rows > COUNTED {
+            self.last_skipped = 0.0;
+            return;
+        }
+        let ffn = down.len() / rows;
         self.elements += gate.len() as u64;
         // Without branches, so that the loops become vector code.
         self.closed += u64::from(gate.iter().map(|&g| u32::from(g <= 0.0)).sum::<u32>());
         let zero = down.iter().map(|&q| u32::from(q == 0)).sum::<u32>();
         self.zero += u64::from(zero);
-        self.last_zero = f64::from(zero) / down.len().max(1) as f64;
+        let skipped = if rows == 1 { zero } else { zero_columns(down, ffn) };
+        self.last_skipped = f64::from(skipped) / ffn as f64;
     }
 
-    /// The share of zeros at the input of down in the last pass; 0 before the first.
-    pub fn last_zero(&self) -> f64 {
-        self.last_zero
+    /// The share of the columns of down that no row of the last pass needed; 0 before the first.
+    pub fn last_skipped(&self) -> f64 {
+        self.last_skipped
     }
 
     /// As shares; `None` when nothing was counted.
@@ -43,6 +53,23 @@ impl Counts {
             down_zero: share(self.zero),
         })
     }
+}
+
+/// Columns of `x` (rows, cols) that are zero in every row.
+fn zero_columns(x: &[i8], cols: usize) -> u32 {
+    const WIDTH: usize = 64;
+    let starts = (0..cols).step_by(WIDTH);
+    let zeros = starts.map(|start| {
+        let mut any = [0; WIDTH];
+        let width = WIDTH.min(cols - start);
+        for row in x.chunks_exact(cols) {
+            any.iter_mut()
+                .zip(&row[start..start + width])
+                .for_each(|(any, q)| *any |= q);
+        }
+        any[..width].iter().map(|&any| u32::from(any == 0)).sum::<u32>()
+    });
+    zeros.sum()
 }
 
 /// Shares of the inner vector's elements, 0 to 1.
@@ -81,11 +108,27 @@ mod tests {
         let mut counts = Counts::default();
         assert_eq!(counts.shares(), None);
         // Zero and minus zero are closed; what is not a number is not.
-        counts.add(&[-1.0, 0.0, -0.0, 0.5, f32::NAN], &[0, 0, 0, 0, 1]);
-        counts.add(&[1.0, 1.0, 1.0, -2.0, 3.0], &[-128, 1, -1, 0, 127]);
+        counts.add(&[-1.0, 0.0, -0.0, 0.5, f32::NAN], &[0, 0, 0, 0, 1], 1);
+        assert_eq!(counts.last_skipped(), 0.8);
+        counts.add(&[1.0, 1.0, 1.0, -2.0, 3.0], &[-128, 1, -1, 0, 127], 1);
         let shares = counts.shares().unwrap();
         assert_eq!((shares.gate_closed, shares.down_zero), (0.4, 0.5));
-        assert_eq!(counts.last_zero(), 0.2);
+        assert_eq!(counts.last_skipped(), 0.2);
+    }
+
+    #[test]
+    fn a_column_is_skipped_when_no_row_needs_it() {
+        let mut counts = Counts::default();
+        assert_eq!(counts.last_skipped(), 0.0);
+        // Three rows of four columns: half of all elements are zero, but only one column.
+        counts.add(&[1.0; 12], &[0, 1, 0, 2, 0, 0, 3, -4, 0, 5, 0, 6], 3);
+        assert_eq!(counts.last_skipped(), 0.25);
+        let shares = counts.shares();
+        counts.add(&[-1.0; 34], &[0; 34], COUNTED + 1);
+        assert_eq!((counts.last_skipped(), counts.shares()), (0.0, shares));
+        // More columns than are looked at together: those that 5 divides are zero in one row, those that 7 divides in the other.
+        let rows = [5, 7].map(|n| (0..150).map(|i| i8::from(i % n != 0)).collect::<Vec<_>>());
+        assert_eq!(zero_columns(&rows.concat(), 150), 5);
     }
 
     #[test]

@@ -21,14 +21,24 @@ pub enum Speculation {
     Always,
 }
 
-/// As `--spec-type` spells it. llama.cpp has several ways to look up n-grams, and drafts by other models, which there are none of here.
+/// llama.cpp's ways to look up n-grams: all of them mean the one that is here. It also has drafts by other models, which there are none of.
+const LLAMA_CPP: [&str; 5] = [
+    "ngram-cache",
+    "ngram-simple",
+    "ngram-map-k",
+    "ngram-map-k4v",
+    "ngram-mod",
+];
+
+/// As `--spec-type` spells it.
 impl FromStr for Speculation {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "none" => Ok(Speculation::Never),
-            _ if text == "ngram" || text.starts_with("ngram-") => Ok(Speculation::WherePaying),
+            "ngram" => Ok(Speculation::WherePaying),
+            _ if LLAMA_CPP.contains(&text) => Ok(Speculation::WherePaying),
             _ => Err("ngram or none is needed".to_owned()),
         }
     }

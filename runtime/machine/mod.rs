@@ -1,5 +1,6 @@
 //! The box we run in: CPU guard, cgroup limits, affinity, thread pool.
 
+pub mod child;
 pub mod cpu;
 pub mod guard;
 pub mod limits;

@@ -24,5 +24,5 @@ pub use error::{InvalidModel, ModelError};
 pub use loader::{GgufFile, Opened};
 pub use mmap::{MapOptions, Mapping};
 pub use packed::{Layout, Order, Packed, Packing, RepackError};
-pub use sidecar::Sidecar;
+pub use sidecar::{CacheDir, Sidecar};
 pub use weights::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Owner, Ternary};

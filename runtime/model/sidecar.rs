@@ -1,9 +1,12 @@
 //! Re-packed weights and the coded head in a file of a cache folder, so that a restart reads them instead of making them again.
 //!
-//! The file is `KEY.sterna`, where KEY is a checksum of the layouts and of all shapes and scales: `MAGIC`, KEY, an [`Entry`] for each matrix
-//! and one for the head, a checksum of all this, then what was made, each at a cache line. Numbers are little-endian u64. There are no
-//! offsets or lengths to believe: they follow from the model. What was made counts when its bytes have their checksum, and the bytes of the
-//! model file that it was made from have theirs; everything else is made again, and the file replaced.
+//! The file is `KEY.sterna`, where KEY is a checksum of the layouts and of all shapes and scales: `MAGIC`, KEY, whose it is, an [`Entry`] for
+//! each matrix and one for the head, a checksum of all this, then what was made, each at a cache line. Numbers are little-endian u64. There
+//! are no offsets or lengths to believe: they follow from the model. What was made counts when its bytes have their checksum, and the bytes of
+//! the model file that it was made from have theirs; everything else is made again, and the file replaced.
+//!
+//! Whose a file is, the path of the model file and the kernels' name decide. A new file takes the place of those with another KEY that are
+//! of the same: of weights, layouts or versions that are gone. The first three words stay what they are in every version.
 //!
 //! Checksums find accidents. Who can write to the folder can forge them, and then decides what the model says, but no more than that.
 
@@ -18,13 +21,31 @@ use super::packed::padded;
 use super::{CoarseHead, HugeBuffer, Layout, Mapping, Model, Order, Packing, Ternary};
 
 /// The last byte is the version: to be raised when re-packing or coding makes other bytes.
-const MAGIC: [u8; 8] = *b"STERNA\0\x01";
+const MAGIC: [u8; 8] = *b"STERNA\0\x02";
 const HEAD: &str = "token_embd.weight";
+
+/// Where side-car files are, and for which model file.
+#[derive(Debug, Clone)]
+pub struct CacheDir {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The model file.
+    pub model: PathBuf,
+}
+
+impl CacheDir {
+    /// Tells apart whose files are whose.
+    fn owner(&self, kernels: &str) -> u64 {
+        let model = std::path::absolute(&self.model).unwrap_or_else(|_| self.model.clone());
+        checksum([model.as_os_str().as_encoded_bytes(), kernels.as_bytes()])
+    }
+}
 
 /// The file of one model and one set of layouts.
 pub struct Sidecar {
     path: PathBuf,
     key: u64,
+    owner: u64,
     kept: Option<Kept>,
     /// The file lacks something, or has it wrong.
     stale: bool,
@@ -56,10 +77,11 @@ struct Entry {
 }
 
 impl Sidecar {
-    /// Looks into `dir` for what was made of `model` with these layouts. A file that cannot be used is none, with a warning.
-    pub fn open(dir: &Path, model: &Model, rows: Packing, columns: Option<Packing>) -> Self {
+    /// Looks into a folder for what was made of `model` with these layouts, which are those of `kernels`. A file that cannot be used is
+    /// none, with a warning.
+    pub fn open(cache: &CacheDir, kernels: &str, model: &Model, rows: Packing, columns: Option<Packing>) -> Self {
         let key = key(model, rows, columns);
-        let path = dir.join(format!("{key:016x}.sterna"));
+        let path = cache.dir.join(format!("{key:016x}.sterna"));
         let kept = match Kept::open(&path, key, model, rows, columns) {
             Ok(kept) => Some(kept),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -72,6 +94,7 @@ impl Sidecar {
             stale: kept.is_none(),
             path,
             key,
+            owner: cache.owner(kernels),
             kept,
         }
     }
@@ -137,17 +160,43 @@ impl Sidecar {
         }
         let began = Instant::now();
         match self.write(model, layout, cancel) {
-            Ok(bytes) => tracing::info!(
-                mib = bytes >> 20,
-                ms = began.elapsed().as_millis() as u64,
-                "re-packed weights kept in {}",
-                self.path.display()
-            ),
+            Ok(bytes) => {
+                tracing::info!(
+                    mib = bytes >> 20,
+                    ms = began.elapsed().as_millis() as u64,
+                    "re-packed weights kept in {}",
+                    self.path.display()
+                );
+                self.remove_outdated();
+            }
             Err(_) if cancel.load(Ordering::Relaxed) => (),
             Err(error) => tracing::warn!(
                 "re-packed weights are not kept for the next start: cannot write {}: {error}",
                 self.path.display()
             ),
+        }
+    }
+
+    /// Removes what the file that was just written takes the place of.
+    fn remove_outdated(&self) {
+        let Some(Ok(entries)) = self.path.parent().map(fs::read_dir) else {
+            return;
+        };
+        let others = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| *path != self.path);
+        for path in others.filter(|path| owner_of(path) == Some(self.owner)) {
+            match fs::remove_file(&path) {
+                Ok(()) => tracing::info!(
+                    "removed {}: of other weights of this model file, or of another version",
+                    path.display()
+                ),
+                Err(error) => tracing::warn!(
+                    "cannot remove {}, which is not needed any more: {error}",
+                    path.display()
+                ),
+            }
         }
     }
 
@@ -212,7 +261,7 @@ impl Sidecar {
         }
         let mut entries: Vec<Entry> = sections.iter().map(|section| section.entry).collect();
         entries.resize(model.matrices().count() + 1, Entry::default());
-        file.write_all_at(&header(self.key, &entries), 0)?;
+        file.write_all_at(&header(self.key, self.owner, &entries), 0)?;
         Ok(bytes)
     }
 }
@@ -227,7 +276,7 @@ impl Kept {
             return invalid("not a regular file");
         }
         let count = model.matrices().count() + 1;
-        let mut bytes = vec![0; header(key, &vec![Entry::default(); count]).len()];
+        let mut bytes = vec![0; header(key, 0, &vec![Entry::default(); count]).len()];
         file.read_exact_at(&mut bytes, 0)?;
         let words: Vec<u64> = bytes
             .as_chunks()
@@ -235,13 +284,14 @@ impl Kept {
             .iter()
             .map(|word| u64::from_le_bytes(*word))
             .collect();
-        let entries: Vec<Entry> = words[2..2 + 3 * count]
+        let entries: Vec<Entry> = words[3..3 + 3 * count]
             .as_chunks()
             .0
             .iter()
             .map(|&[form, source, made]| Entry { form, source, made })
             .collect();
-        if header(key, &entries) != bytes {
+        // Whoever made it: the same weights may lie in several places.
+        if header(key, words[2], &entries) != bytes {
             return invalid("its header is damaged, or of another version");
         }
         let (matrices, head) = (&entries[..count - 1], entries[count - 1].form == 1);
@@ -263,7 +313,7 @@ impl Kept {
 /// Everything in a file of `layout`, in its order, without checksums yet, and the file's bytes.
 fn sections(model: &Model, layout: &Layout, head: bool) -> (Vec<Section>, u64) {
     let count = model.matrices().count() + 1;
-    let mut at = padded(Some(header(0, &vec![Entry::default(); count]).len())) as u64;
+    let mut at = padded(Some(header(0, 0, &vec![Entry::default(); count]).len())) as u64;
     let matrices = model.places(layout).map(|(name, w, packing)| {
         let form = u64::from(packing.order == Order::Columns);
         (name, Some(packing), form, padded(packing.bytes(w)))
@@ -294,12 +344,29 @@ fn sections(model: &Model, layout: &Layout, head: bool) -> (Vec<Section>, u64) {
     (sections, at)
 }
 
-fn header(key: u64, entries: &[Entry]) -> Vec<u8> {
+fn header(key: u64, owner: u64, entries: &[Entry]) -> Vec<u8> {
     let numbers = entries.iter().flat_map(|entry| [entry.form, entry.source, entry.made]);
     let mut bytes = MAGIC.to_vec();
-    bytes.extend([key].into_iter().chain(numbers).flat_map(u64::to_le_bytes));
+    bytes.extend([key, owner].into_iter().chain(numbers).flat_map(u64::to_le_bytes));
     bytes.extend(checksum([&*bytes]).to_le_bytes());
     bytes
+}
+
+/// Whose a file is, when it is a side-car file, of this version or another. Nothing is followed, and nothing waited for.
+fn owner_of(path: &Path) -> Option<u64> {
+    let stem = path.file_stem()?.to_str()?;
+    let key = u64::from_str_radix(stem, 16).ok()?;
+    let named = path.file_name()?.to_str()? == format!("{key:016x}.sterna");
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    let mut start = [0; 24];
+    file.read_exact_at(&mut start, 0).ok()?;
+    let &[magic, of_name, owner] = start.as_chunks::<8>().0 else {
+        return None;
+    };
+    // Version 1 did not say whose it was.
+    let ours = named && file.metadata().ok()?.is_file() && magic[..7] == MAGIC[..7] && magic[7] > 1;
+    (ours && u64::from_le_bytes(of_name) == key).then(|| u64::from_le_bytes(owner))
 }
 
 /// Tells models, layouts and versions apart: all that does not have to be read for it.

@@ -12,7 +12,7 @@ use crate::engine::kv::KvCache;
 use crate::engine::{Engine, EngineConfig, StartError};
 use crate::machine::limits::{self, Limits};
 use crate::model::gguf::Gguf;
-use crate::model::{MapOptions, Model, ModelError, Opened};
+use crate::model::{CacheDir, MapOptions, Model, ModelError, Opened};
 use crate::settings::Parallel;
 use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError};
 
@@ -103,8 +103,11 @@ pub fn finish(app: &App, loaded: &Loaded) -> Result<(), ServeError> {
     let sequences = loaded.engine.config().parallel as u64;
     let caches = KvCache::bytes(&loaded.model.config, app.settings.cache, loaded.context).saturating_mul(sequences);
     let (repack, never) = (app.settings.repack, AtomicBool::new(false));
-    let cache_dir = app.settings.cache_dir.as_deref();
-    let prepared = background::prepare(&loaded.model, app.kernels, repack, cache_dir, caches, &never);
+    let cache = app.settings.cache_dir.clone().map(|dir| CacheDir {
+        dir,
+        model: loaded.path.clone(),
+    });
+    let prepared = background::prepare(&loaded.model, app.kernels, repack, cache.as_ref(), caches, &never);
     prepared.map_err(|reason| ServeError::InvalidModel(format!("{}: {reason}", loaded.path.display())))
 }
 

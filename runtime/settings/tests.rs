@@ -82,6 +82,15 @@ fn empty_variables_and_kubernetes_service_links_are_unset() {
     ])
     .unwrap();
     assert_eq!((s.port, s.warnings.len()), (9000, 0));
+    // As compose files pass what nobody set: every setting, those that are ignored, and those that there are none of.
+    let ignored = IGNORED.iter().map(|(name, _)| (*name).to_owned());
+    let unknown = ["LLAMA_ARG_N_GPU_LAYERS", "STERNA_CTXSIZE"].map(str::to_owned);
+    for empty in ["", " "] {
+        let names = VARIABLES.iter().flat_map(Variable::names);
+        let all: Vec<String> = names.chain(ignored.clone()).chain(unknown.clone()).collect();
+        let all: Vec<(&str, &str)> = all.iter().map(|name| (name.as_str(), empty)).collect();
+        assert_eq!(format!("{:?}", settings(&all)), format!("{:?}", settings(&[])));
+    }
 }
 
 #[test]
@@ -121,15 +130,16 @@ fn llama_cpp_s_kinds_of_lookup_are_one_here() {
         ("none", Speculation::Never),
         ("ngram", Speculation::WherePaying),
         ("ngram-mod", Speculation::WherePaying),
+        ("ngram-map-k4v", Speculation::WherePaying),
     ] {
         let s = settings(&[("LLAMA_ARG_SPEC_TYPE", text)]).unwrap();
         assert_eq!(s.speculation, expected, "{text}");
     }
     assert_eq!(settings(&[]).unwrap().speculation, Speculation::WherePaying);
-    let error = settings(&[("LLAMA_ARG_SPEC_TYPE", "draft-mtp")])
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("ngram or none"), "{error}");
+    for unknown in ["draft-mtp", "ngram-anything", "ngram-", "Ngram"] {
+        let error = settings(&[("LLAMA_ARG_SPEC_TYPE", unknown)]).unwrap_err().to_string();
+        assert!(error.contains("ngram or none"), "{error}");
+    }
 }
 
 #[test]

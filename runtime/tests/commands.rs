@@ -318,6 +318,176 @@ fn inspect_measures_the_sparsity_of_trained_weights() {
     assert!(!stdout(&["inspect", demo], "").contains("input of down zero"));
 }
 
+/// A model of any numbers whose vocabulary nobody finds.
+#[test]
+fn inspect_says_why_the_sparsity_is_not_measured() {
+    let mut bytes = fs::read(model()).unwrap();
+    let key = b"tokenizer.ggml.tokens";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
+    bytes[at..at + key.len()].copy_from_slice(b"tokenizer.ggml.tokenz");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mute.gguf");
+    fs::write(&file, bytes).unwrap();
+    let file = file.to_str().unwrap();
+    let output = sterna(&["inspect", file, "--sparsity"], "");
+    let (text, error) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(65), "{error}");
+    let (_, section) = text.split_once("Feed-forward, measured\n").expect(&text);
+    assert!(
+        section.starts_with("  not measured: ") && section.contains("tokenizer.ggml.tokens"),
+        "{text}"
+    );
+    let output = sterna(&["inspect", file, "--sparsity", "--json"], "");
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(object["sparsity"], serde_json::json!([]));
+    assert!(
+        object["sparsity_problem"]
+            .as_str()
+            .unwrap()
+            .contains("tokenizer.ggml.tokens"),
+        "{object}"
+    );
+    let object = stdout(&["inspect", model().to_str().unwrap(), "--json"], "");
+    let object: Value = serde_json::from_str(&object).unwrap();
+    assert!(object["sparsity_problem"].is_null());
+}
+
+/// Compose files pass `${X:-}`.
+#[test]
+fn an_empty_variable_is_unset() {
+    let model = model();
+    let (model, text) = (
+        model.to_str().unwrap(),
+        concat!(env!("CARGO_MANIFEST_DIR"), "/runtime/tests/data/multilingual.txt"),
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let logits = dir.path().join("logits");
+    let commands: &[&[&str]] = &[
+        &["run", model, "Hello", "--max-tokens", "1"],
+        &["run", model, "Hello", "--ctx-size", "9"],
+        &["tokenize", model, "Hello"],
+        &["logits", model, "--tokens", "1", "--output", logits.to_str().unwrap()],
+        &["perplexity", model, text, "--context", "64"],
+        &["bench", model, "--prefill", "1", "--decode", "0", "--repeats", "1"],
+    ];
+    let settings = [
+        "KERNEL",
+        "CACHE_TYPE_K",
+        "CACHE_TYPE_V",
+        "CACHE_DIR",
+        "THREADS",
+        "MAX_TOKENS",
+        "CTX_SIZE",
+        "SPEC_TYPE",
+        "TOKENIZER_PRE",
+        "NO_REPACK",
+        "TEMPERATURE",
+        "TOP_K",
+        "TOP_P",
+        "MIN_P",
+        "SEED",
+    ];
+    for args in commands {
+        for empty in ["", " "] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_sterna"));
+            command.args(*args).stdin(Stdio::null());
+            command.envs(settings.map(|name| (format!("STERNA_{name}"), empty)));
+            let output = command.output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{args:?}: {error}");
+        }
+    }
+}
+
+/// Of a process: its parent.
+fn parent(process: &str) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let is_there = fields.next()? != "Z";
+    fields.next()?.parse().ok().filter(|_| is_there)
+}
+
+#[test]
+fn a_signal_that_ends_bench_ends_its_server() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let work = [
+        "--threads",
+        "1",
+        "--prefill",
+        "1",
+        "--decode",
+        "0",
+        "--repeats",
+        "1",
+        "--start",
+    ];
+    for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_sterna"))
+            .arg("bench")
+            .arg(model())
+            .args(work)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&bench);
+        let processes = || {
+            fs::read_dir("/proc")
+                .unwrap()
+                .flatten()
+                .filter_map(|entry| entry.file_name().into_string().ok())
+        };
+        let server = loop {
+            assert_eq!(bench.try_wait().unwrap(), None, "it has a server at some time");
+            if let Some(server) = processes().find(|process| parent(process) == Some(pid.as_raw_nonzero().get())) {
+                break server;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        };
+        kill_process(pid, signal).unwrap();
+        bench.wait().unwrap();
+        let began = std::time::Instant::now();
+        while parent(&server).is_some() {
+            assert!(began.elapsed().as_secs() < 10, "{server} outlived {signal:?}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn bench_keeps_re_packed_weights_where_it_is_told() {
+    let (model, dir) = (model(), tempfile::tempdir().unwrap());
+    let args = [
+        "bench",
+        model.to_str().unwrap(),
+        "--threads",
+        "1",
+        "--prefill",
+        "4",
+        "--decode",
+        "0",
+        "--repeats",
+        "1",
+        "--json",
+    ];
+    let kept = ["--cache-dir", dir.path().to_str().unwrap()];
+    let bench = |more: &[&str]| -> Value { serde_json::from_str(&stdout(&[&args[..], more].concat(), "")).unwrap() };
+    let (without, first, second) = (bench(&[]), bench(&kept), bench(&kept));
+    for other in [&first, &second] {
+        assert_eq!(other["results"][0]["output_hash"], without["results"][0]["output_hash"]);
+        assert_eq!(other["steady"]["body_bytes"], without["steady"]["body_bytes"]);
+    }
+    let files: Vec<_> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    // Where the kernels read the file's own layout, there is nothing to keep.
+    let repacks = without["steady"]["body_bytes"] != bench(&["--no-repack"])["steady"]["body_bytes"];
+    assert_eq!(files.len(), usize::from(repacks), "{files:?}");
+}
+
 #[test]
 fn bad_input_gets_a_sentence_and_an_exit_code() {
     let model = model();
@@ -378,6 +548,44 @@ fn bad_input_gets_a_sentence_and_an_exit_code() {
             &["bench", model, "--prefill", "0", "--decode", "0"],
             1,
             "every list holds only 0",
+        ),
+        (
+            &["bench", model, "--sequences", "1000000"],
+            2,
+            "a number from 0 to 4096",
+        ),
+        (&["bench", model, "--threads", "1000000"], 2, "a number from 1 to 1024"),
+        (&["bench", model, "--repeats", "4294967295"], 2, "not in 1..=10000"),
+        (
+            &[
+                "bench",
+                model,
+                "--prefill",
+                "18446744073709551615",
+                "--decode",
+                "18446744073709551615",
+            ],
+            1,
+            "room for 512",
+        ),
+        (
+            &[
+                "bench",
+                model,
+                "--sequences",
+                "2",
+                "--prefill",
+                "0",
+                "--against",
+                "auto",
+            ],
+            1,
+            "single sequences",
+        ),
+        (
+            &["run", model, "x", "--spec-type", "ngram-anything"],
+            2,
+            "ngram or none is needed",
         ),
     ];
     for (args, code, sentence) in cases {

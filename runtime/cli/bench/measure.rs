@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::ceiling::{self, Rates, Reader};
 use super::energy::{Energy, Reading};
+use super::plan::TooLarge;
 use super::runner::{Hash, Runner};
 use super::stats::{median, spread};
 use crate::engine::StartError;
@@ -96,6 +97,9 @@ pub enum BenchError {
     /// The sequences have no room.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The sequences have no room in memory.
+    #[error(transparent)]
+    Memory(#[from] TooLarge),
     /// The same work gave another output.
     #[error("{work} gave the output {one} and then {other}: report this, with the machine's name")]
     Unsteady {

@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use super::labels::{Area, LETTER, LINE, Labels};
+
 /// The ceilings of one number of threads, and what was measured under them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Series {
@@ -34,17 +36,24 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = WIDTH - 20.0;
 const TOP: f64 = 76.0;
 const BOTTOM: f64 = HEIGHT - 52.0;
-/// A line of text, and a letter, about.
-const LINE: f64 = 15.0;
-const LETTER: f64 = 6.3;
+const PLOT: Area = Area {
+    left: LEFT,
+    top: TOP,
+    right: RIGHT,
+    bottom: BOTTOM,
+};
 
-/// For light and dark pages; the classes s0 and s1 are the two series.
+/// Of the two series.
+const CLASSES: [&str; 2] = ["s0", "s1"];
+
+/// For light and dark pages.
 const STYLE: &str = "
 text { font: 12px system-ui, sans-serif; fill: #1f2328 }
 .title { font-size: 15px; font-weight: 600 }
 .faint { fill: #59636e }
 .grid { stroke: #d1d9e0; stroke-width: 1 }
 .roof { fill: none; stroke-width: 2 }
+.leader { stroke-width: 0.75 }
 .s0 { stroke: #0969da } .s1 { stroke: #bc4c00 }
 circle.s0, text.s0 { fill: #0969da; stroke: none } circle.s1, text.s1 { fill: #bc4c00; stroke: none }
 @media (prefers-color-scheme: dark) {
@@ -121,21 +130,16 @@ pub fn svg(title: &str, subtitle: &str, series: &[Series]) -> String {
         (BOTTOM, TOP),
     );
     let mut out = String::new();
-    let _ = writeln!(
-        out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n<style>{STYLE}</style>",
-        escape(title)
-    );
     text(&mut out, "title", (LEFT, 24.0), "start", title);
     text(&mut out, "faint", (LEFT, 44.0), "start", subtitle);
     for value in x.ticks() {
         let at = x.at(value);
-        line(&mut out, (at, TOP), (at, BOTTOM));
+        line(&mut out, "grid", (at, TOP), (at, BOTTOM));
         text(&mut out, "faint", (at, BOTTOM + 18.0), "middle", &number(value));
     }
     for value in y.ticks() {
         let at = y.at(value);
-        line(&mut out, (LEFT, at), (RIGHT, at));
+        line(&mut out, "grid", (LEFT, at), (RIGHT, at));
         text(&mut out, "faint", (LEFT - 8.0, at + 4.0), "end", &number(value / 1e9));
     }
     text(
@@ -152,70 +156,87 @@ pub fn svg(title: &str, subtitle: &str, series: &[Series]) -> String {
         "start",
         "10\u{2079} multiply-adds a second",
     );
-    let mut placed = Vec::new();
-    for (class, series) in ["s0", "s1"].iter().zip(&shown) {
-        roof(&mut out, class, series, (&x, &y), &mut placed);
+    let at = |point: &Point| (x.at(point.macs_per_byte), y.at(point.macs_per_s));
+    let mut labels = Labels::new(PLOT, points().map(at));
+    for (class, series) in CLASSES.iter().zip(&shown) {
+        roof(&mut out, class, series, (&x, &y), &mut labels);
     }
-    for (class, series) in ["s0", "s1"].iter().zip(&shown) {
+    let (mut classes, mut marked) = (Vec::new(), Vec::new());
+    for (class, series) in CLASSES.iter().zip(&shown) {
         for point in series.points.iter().filter(on_axes) {
-            let at = (x.at(point.macs_per_byte), y.at(point.macs_per_s));
-            let _ = writeln!(
-                out,
-                "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\"/>",
-                at.0, at.1
-            );
-            // Below and to the right of it, or to the left where the picture ends.
-            let label = format!("{}, {}", point.label, series.name);
-            place(&mut out, class, (at.0 + 8.0, at.1 + LINE), &label, &mut placed);
+            classes.push(*class);
+            marked.push((at(point), format!("{}, {}", point.label, series.name)));
         }
     }
-    out += "</svg>\n";
-    out
+    let mut in_legend = Vec::new();
+    for ((&class, (at, full)), label) in classes.iter().zip(&marked).zip(labels.beside(&marked)) {
+        let _ = writeln!(
+            out,
+            "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\"/>",
+            at.0, at.1
+        );
+        if let Some([from, to]) = label.leader {
+            line(&mut out, &format!("leader {class}"), from, to);
+        }
+        text(
+            &mut out,
+            class,
+            label.anchor(),
+            if label.ends { "end" } else { "start" },
+            &label.text,
+        );
+        if label.text != *full {
+            in_legend.push((class, format!("{}  {full}", label.text)));
+        }
+    }
+    let height = HEIGHT + legend(&mut out, &in_legend);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">\n<style>{STYLE}</style>\n\
+         {out}</svg>\n",
+        escape(title)
+    )
+}
+
+/// What the numbers at points stand for, in columns below the plot; its height.
+fn legend(out: &mut String, lines: &[(&str, String)]) -> f64 {
+    const EDGE: f64 = 20.0;
+    let letters = lines.iter().map(|(_, line)| line.chars().count()).max().unwrap_or(0);
+    let columns = ((RIGHT - EDGE) / (letters as f64 * LETTER)).clamp(1.0, 3.0) as usize;
+    let rows = lines.len().div_ceil(columns);
+    for (i, (class, line)) in lines.iter().enumerate() {
+        let left = EDGE + (i / rows) as f64 * (RIGHT - EDGE) / columns as f64;
+        text(out, class, (left, HEIGHT + (i % rows) as f64 * LINE), "start", line);
+    }
+    rows as f64 * LINE
 }
 
 /// The slope from the lower or left edge to the ridge, and the level from there on.
-fn roof(out: &mut String, class: &str, series: &Series, (x, y): (&Axis, &Axis), placed: &mut Vec<[f64; 4]>) {
+fn roof(out: &mut String, class: &str, series: &Series, (x, y): (&Axis, &Axis), labels: &mut Labels) {
     let from = x.low().max(y.low() / series.read);
     let ridge = (series.dot / series.read).clamp(from, x.high());
     let height = |macs_per_byte: f64| y.at((macs_per_byte * series.read).min(series.dot));
+    let [a, b, c] = [from, ridge, x.high()].map(|at| (x.at(at), height(at)));
     let _ = writeln!(
         out,
         "<path class=\"roof {class}\" d=\"M{:.1} {:.1} L{:.1} {:.1} L{:.1} {:.1}\"/>",
-        x.at(from),
-        height(from),
-        x.at(ridge),
-        height(ridge),
-        x.at(x.high()),
-        height(x.high()),
+        a.0, a.1, b.0, b.1, c.0, c.1
     );
+    labels.line(a, b);
+    labels.line(b, c);
     let name = format!(
         "{}: reads {:.1} GB/s, dot products {:.0} GMAC/s",
         series.name,
         series.read / 1e9,
         series.dot / 1e9
     );
-    place(out, class, (x.at(x.high()), height(x.high()) - 6.0), &name, placed);
+    let label = labels.above((b.0 + 8.0, b.1 - 6.0), name);
+    text(out, class, label.anchor(), "start", &label.text);
 }
 
-/// Text at `at`, or a few lines lower where other text stands already.
-fn place(out: &mut String, class: &str, at: (f64, f64), label: &str, placed: &mut Vec<[f64; 4]>) {
-    let width = label.chars().count() as f64 * LETTER;
-    let (mut y, fits) = (at.1, at.0 + width <= RIGHT);
-    let left = if fits { at.0 } else { (at.0 - 16.0).min(RIGHT) - width };
-    let overlaps =
-        |y: f64, other: &[f64; 4]| left < other[2] && left + width > other[0] && y - LINE < other[3] && y > other[1];
-    while placed.iter().any(|other| overlaps(y, other)) {
-        y += LINE;
-    }
-    placed.push([left, y - LINE, left + width, y]);
-    let (anchor, x) = if fits { ("start", left) } else { ("end", left + width) };
-    text(out, class, (x, y), anchor, label);
-}
-
-fn line(out: &mut String, from: (f64, f64), to: (f64, f64)) {
+fn line(out: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
     let _ = writeln!(
         out,
-        "<path class=\"grid\" d=\"M{:.1} {:.1} L{:.1} {:.1}\"/>",
+        "<path class=\"{class}\" d=\"M{:.1} {:.1} L{:.1} {:.1}\"/>",
         from.0, from.1, to.0, to.1
     );
 }
@@ -336,6 +357,29 @@ mod tests {
         let decode: Vec<_> = picture.lines().filter(|l| l.contains(">decode")).collect();
         let gap = attribute(decode[0], "y") - attribute(decode[1], "y");
         assert!(gap.abs() >= LINE, "{decode:?}");
+    }
+
+    #[test]
+    fn of_many_points_some_are_in_a_legend() {
+        let mut many = series(4);
+        many.points = (0..30)
+            .map(|i| Point {
+                label: format!("decode of {} sequences at {}: 25 tokens/s", i % 6 + 1, i / 6 * 256),
+                macs_per_byte: 4.0 * f64::from(i % 6 + 1) * (1.0 - f64::from(i / 6) * 0.03),
+                macs_per_s: 40e9 * f64::from(i % 6 + 1) * (1.0 - f64::from(i / 6) * 0.05),
+            })
+            .collect();
+        let picture = svg("t", "s", &[series(1), many]);
+        assert_well_formed(&picture);
+        assert_eq!(picture.matches("<circle").count(), 33);
+        for label in (1..=6).map(|n| format!("decode of {n} sequences at 0: ")) {
+            assert_eq!(picture.matches(&label).count(), 1, "{label}");
+        }
+        assert!(picture.contains(">1  decode &lt;64&gt;") && picture.contains(">33  decode of 6 sequences at 1024: "));
+        assert!(
+            svg("t", "s", &[series(1)]).contains("viewBox=\"0 0 800 460\""),
+            "no legend"
+        );
     }
 
     #[test]

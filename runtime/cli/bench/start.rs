@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::stats::median;
 use crate::engine::kv::CacheTypes;
+use crate::machine::child::dies_with_us;
 
 /// Starts whose medians count; the first of all, which may read the file from a disk, does not.
 const STARTS: usize = 5;
@@ -78,13 +79,24 @@ impl Memory {
     }
 }
 
-/// Starts this binary as a server of `model` several times.
-pub fn measure(model: &Path, kernel: &str, threads: usize, context: usize, cache: CacheTypes) -> io::Result<Start> {
+/// What to start.
+pub struct Settings<'a> {
+    pub model: &'a Path,
+    pub kernel: &'a str,
+    pub threads: usize,
+    pub context: usize,
+    pub cache: CacheTypes,
+    pub cache_dir: Option<&'a Path>,
+}
+
+/// Starts this binary as a server several times.
+pub fn measure(settings: &Settings<'_>) -> io::Result<Start> {
+    let &Settings { threads, context, .. } = settings;
     let (mut health, mut first) = (Vec::new(), Vec::new());
     let mut memory = None;
     for start in 0..=STARTS {
         let began = Instant::now();
-        let mut server = Server::start(model, kernel, threads, context, cache)?;
+        let mut server = Server::start(settings)?;
         server.await_health(began + PATIENCE)?;
         let health_ms = began.elapsed().as_secs_f64() * 1e3;
         server.complete(&prompt(PROMPT.min(context - 1)), 1)?;
@@ -120,25 +132,30 @@ struct Server {
 }
 
 impl Server {
-    fn start(model: &Path, kernel: &str, threads: usize, context: usize, cache: CacheTypes) -> io::Result<Server> {
+    fn start(settings: &Settings<'_>) -> io::Result<Server> {
         // Free a moment ago: the system does not give the same port again so soon.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let child = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        command
             .env_clear() // nobody's settings but these
-            .env("STERNA_KERNEL", kernel)
+            .env("STERNA_KERNEL", settings.kernel)
             .arg("serve")
             .arg("--model")
-            .arg(model)
+            .arg(settings.model)
             .args(["--host", "127.0.0.1", "--parallel", "1"])
             .args(["--port", &address.port().to_string()])
-            .args(["--threads", &threads.to_string()])
-            .args(["--ctx-size", &context.to_string()])
-            .args(["--cache-type-k", &cache.k.to_string()])
-            .args(["--cache-type-v", &cache.v.to_string()])
+            .args(["--threads", &settings.threads.to_string()])
+            .args(["--ctx-size", &settings.context.to_string()])
+            .args(["--cache-type-k", &settings.cache.k.to_string()])
+            .args(["--cache-type-v", &settings.cache.v.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
+            .stderr(Stdio::null());
+        if let Some(dir) = settings.cache_dir {
+            command.arg("--cache-dir").arg(dir);
+        }
+        // A signal that ends us runs no destructor.
+        let child = dies_with_us(&mut command).spawn()?;
         Ok(Server { child, address })
     }
 

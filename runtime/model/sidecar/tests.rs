@@ -35,11 +35,34 @@ fn writer(other: bool) -> Writer {
     writer
 }
 
+const KERNELS: &str = "these";
+
+/// Where the tests' model has its files.
+fn cache(dir: &Path) -> CacheDir {
+    CacheDir {
+        dir: dir.to_owned(),
+        model: "/models/model.gguf".into(),
+    }
+}
+
+/// Another model file with the same folder.
+fn elsewhere(dir: &Path) -> CacheDir {
+    CacheDir {
+        model: "/models/other.gguf".into(),
+        ..cache(dir)
+    }
+}
+
 /// What a model holds after it was prepared with `dir`, and whether all of it had been in the file.
 fn prepare(dir: &Path, writer: &Writer, down: Option<Packing>) -> (Vec<Vec<u8>>, bool) {
+    prepare_as(&cache(dir), KERNELS, writer, down)
+}
+
+/// The same for any model file and kernels.
+fn prepare_as(cache: &CacheDir, kernels: &str, writer: &Writer, down: Option<Packing>) -> (Vec<Vec<u8>>, bool) {
     let (model, _) = writer.load().unwrap();
     let go_on = AtomicBool::new(false);
-    let mut sidecar = Sidecar::open(dir, &model, ROWS, Some(COLUMNS));
+    let mut sidecar = Sidecar::open(cache, kernels, &model, ROWS, Some(COLUMNS));
     let layout = sidecar.layout().cloned().unwrap_or(Layout {
         rows: ROWS,
         down: vec![down],
@@ -95,7 +118,7 @@ fn nothing_else_in_the_folder_is_touched() {
 fn damage_is_found_and_repaired() {
     let (dir, path, made) = kept(Some(COLUMNS));
     let good = fs::read(&path).unwrap();
-    let header = 8 * (2 + 3 * 8 + 1);
+    let header = 8 * (3 + 3 * 8 + 1);
     let check = |bytes: &[u8], what: &str| {
         fs::write(&path, bytes).unwrap();
         let (all, complete) = prepare(dir.path(), &writer(false), Some(COLUMNS));
@@ -127,8 +150,8 @@ fn prepare_is_damaged(dir: &TempDir, path: &Path, bytes: &[u8]) -> bool {
 fn headers_with_the_right_checksum_can_lie_about_little() {
     let (dir, path, made) = kept(None);
     let good = fs::read(&path).unwrap();
-    let header_len = 8 * (2 + 3 * 8 + 1);
-    for word in 0..2 + 3 * 8 {
+    let header_len = 8 * (3 + 3 * 8 + 1);
+    for word in 0..3 + 3 * 8 {
         for value in [0, 1, 2, u64::MAX] {
             let mut bytes = good.clone();
             bytes[8 * word..][..8].copy_from_slice(&u64::to_le_bytes(value));
@@ -152,11 +175,65 @@ fn other_weights_are_never_taken() {
     assert!(others != made);
     assert_eq!(files(dir.path()), [path]);
 
-    let mut scaled = writer(false);
-    scaled.tensor("blk.0.ffn_up.weight").data[4096..4100].copy_from_slice(&0.25f32.to_le_bytes());
-    assert!(prepare(dir.path(), &scaled, None) == (made, false));
+    assert!(prepare_as(&elsewhere(dir.path()), KERNELS, &scaled(), None) == (made, false));
     assert_eq!(files(dir.path()).len(), 2, "two keys");
     assert!(prepare(dir.path(), &writer(true), None) == (others, true));
+}
+
+/// Other scales, and so another key.
+fn scaled() -> Writer {
+    let mut scaled = writer(false);
+    scaled.tensor("blk.0.ffn_up.weight").data[4096..4100].copy_from_slice(&0.25f32.to_le_bytes());
+    scaled
+}
+
+#[test]
+fn a_new_file_takes_the_place_of_older_ones_of_the_same_model() {
+    let (dir, path, _) = kept(None);
+    let old = fs::read(&path).unwrap();
+    // Another version, with anything behind the first words.
+    let foreign = dir.path().join("0000000000000004.sterna");
+    let mut start = old[..24].to_vec();
+    start[7] += 1;
+    start[8..16].copy_from_slice(&4u64.to_le_bytes());
+    fs::write(&foreign, start).unwrap();
+    prepare(dir.path(), &scaled(), None);
+    assert!(!path.exists() && !foreign.exists());
+    assert_eq!(files(dir.path()).len(), 1);
+}
+
+#[test]
+fn nothing_else_is_removed_for_a_new_file() {
+    let (dir, path, _) = kept(None);
+    let old = fs::read(&path).unwrap();
+    // Of another model file, and of another machine's kernels.
+    prepare_as(&elsewhere(dir.path()), KERNELS, &scaled(), None);
+    assert!(path.exists());
+    let theirs = files(dir.path()).into_iter().find(|file| *file != path).unwrap();
+    fs::remove_file(theirs).unwrap();
+    prepare_as(&cache(dir.path()), "others", &scaled(), None);
+    assert!(path.exists());
+
+    // What has a name like ours or a content like ours, but not both, or is a link.
+    let key = path.file_stem().unwrap().to_str().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    write("0000000000000001.sterna", &old);
+    write("0000000000000002.sterna", b"");
+    write("0000000000000003.sterna", &[b"x", &old[1..]].concat());
+    write("1.sterna", &[&old[..8], &1u64.to_le_bytes(), &old[16..]].concat());
+    write(&format!("{key}.gguf"), &old);
+    fs::create_dir(dir.path().join("0000000000000005.sterna")).unwrap();
+    let (link, aim) = (dir.path().join("0000000000000006.sterna"), dir.path().join("aim"));
+    write("aim", &[&old[..8], &6u64.to_le_bytes(), &old[16..]].concat());
+    std::os::unix::fs::symlink(aim, link).unwrap();
+    let before = files(dir.path());
+    let mut third = scaled();
+    third.tensor("blk.0.ffn_up.weight").data[4096..4100].copy_from_slice(&0.75f32.to_le_bytes());
+    prepare(dir.path(), &third, None);
+    let after = files(dir.path());
+    let gone: Vec<_> = before.iter().filter(|file| !after.contains(file)).collect();
+    assert_eq!(gone, [&path]);
+    assert_eq!(after.len(), before.len());
 }
 
 #[test]
@@ -209,7 +286,7 @@ fn what_is_not_finished_is_not_kept() {
     let dir = tempfile::tempdir().unwrap();
     let (model, _) = writer(false).load().unwrap();
     let (stop, layout) = (AtomicBool::new(true), ROWS.into());
-    let mut sidecar = Sidecar::open(dir.path(), &model, ROWS, None);
+    let mut sidecar = Sidecar::open(&cache(dir.path()), KERNELS, &model, ROWS, None);
     model.repack_from(Some(&mut sidecar), &layout, &stop).unwrap();
     sidecar.keep(&model, &layout, &AtomicBool::new(false));
     assert_eq!(files(dir.path()), [] as [PathBuf; 0]);
@@ -221,7 +298,7 @@ fn what_is_not_finished_is_not_kept() {
     sidecar.keep(&model, &layout, &AtomicBool::new(false));
     let len = |dir: &Path| fs::metadata(&files(dir)[0]).unwrap().len();
     let without = len(dir.path());
-    let mut sidecar = Sidecar::open(dir.path(), &model, ROWS, None);
+    let mut sidecar = Sidecar::open(&cache(dir.path()), KERNELS, &model, ROWS, None);
     assert!(sidecar.read_head(&model).is_none() && sidecar.complete().is_some());
     model.code_head(&AtomicBool::new(false)).unwrap();
     sidecar.keep(&model, &layout, &AtomicBool::new(false));
@@ -248,5 +325,5 @@ fn a_checksum_sees_every_bit_and_every_boundary() {
 #[test]
 fn the_version_says_what_the_bytes_are() {
     let (_dir, path, _) = kept(Some(COLUMNS));
-    assert_eq!(checksum([&*fs::read(&path).unwrap()]), 16_321_017_738_960_183_297);
+    assert_eq!(checksum([&*fs::read(&path).unwrap()]), 14_519_984_331_813_631_869);
 }

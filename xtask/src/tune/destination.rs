@@ -142,19 +142,33 @@ impl Destination {
     }
 }
 
-/// A target file's text with this result in the place of an earlier one, at its end. Everything else stays as it is written.
+/// A target file's text with this result in the place of an earlier one, at its end. Everything else stays as it is written, comments
+/// among or behind the earlier result too: the tuner writes none, so they are a person's. They stand behind the new one.
 fn with_tuned(text: &str, tuned: Option<&Tuned>) -> Result<String> {
-    let mut kept = String::new();
+    let (mut kept, mut behind) = (String::new(), String::new());
+    // Comments since the last line of the result: of the table that follows, if one does.
+    let mut comments = String::new();
     let mut inside = false;
     for line in text.lines() {
         if line.starts_with('[') {
             inside = line.starts_with("[tuned]") || line.starts_with("[tuned.");
+            if !inside {
+                kept += &std::mem::take(&mut comments);
+            }
         }
-        if !inside {
-            kept += line;
-            kept += "\n";
-        }
+        let is_comment = line.trim_start().starts_with('#') || (line.trim().is_empty() && !comments.is_empty());
+        let to = if !inside {
+            &mut kept
+        } else if is_comment {
+            &mut comments
+        } else {
+            behind += &std::mem::take(&mut comments);
+            continue;
+        };
+        *to += line;
+        *to += "\n";
     }
+    behind += &comments;
     let mut text = kept.trim_end().to_owned() + "\n";
     if let Some(tuned) = tuned {
         #[derive(Serialize)]
@@ -163,6 +177,11 @@ fn with_tuned(text: &str, tuned: Option<&Tuned>) -> Result<String> {
         }
         text += "\n";
         text += &toml::to_string_pretty(&Section { tuned })?;
+    }
+    if !behind.is_empty() {
+        text += "\n";
+        text += behind.trim_end();
+        text += "\n";
     }
     Ok(text)
 }
@@ -190,6 +209,24 @@ mod tests {
             lines.map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(lines(&with_tuned(&between, None).unwrap()), lines(&original));
+    }
+
+    #[test]
+    fn comments_among_and_behind_the_result_are_kept() {
+        let (one, other) = (tuned("prefetch_bytes", 8192), tuned("prefetch_bytes", 512));
+        let written = with_tuned(AVX2, Some(&one)).unwrap();
+        assert_eq!(written.matches("\n[tuned").count(), 2, "{written}");
+        let written = written.replace("\n[tuned.", "\n# among\n[tuned.") + "\n# behind,\n\n  # and more\n";
+        let comments = "\n# among\n# behind,\n\n  # and more\n";
+        let again = with_tuned(&written, Some(&other)).unwrap();
+        assert_eq!(again, with_tuned(AVX2, Some(&other)).unwrap() + comments);
+        assert_eq!(with_tuned(&again, Some(&other)).unwrap(), again);
+        assert_eq!(with_tuned(&written, None).unwrap(), AVX2.to_owned() + comments);
+        // What stands in front of another table belongs to that.
+        let table = "\n# of the cache\n[cache]\nline_bytes = 64\n";
+        let replaced = with_tuned(&(written + table), Some(&other)).unwrap();
+        assert!(replaced.starts_with(AVX2) && replaced.contains(table), "{replaced}");
+        assert!(replaced.find("# of the cache") < replaced.find("[tuned]"), "{replaced}");
     }
 
     #[test]
