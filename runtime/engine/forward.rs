@@ -170,12 +170,14 @@ impl Forward {
         let layouts = [self.kernels.packing(), self.kernels.column_packing()];
         for (layer, counts) in self.model.layers.iter().zip(&self.sparsity) {
             for (_, w) in layer.matrices() {
-                let repacked = w.repacked.get().filter(|p| layouts.contains(&Some(p.packing)));
-                let bytes = repacked.map_or(w.packed.len(), |packed| match packed.packing.order {
-                    Order::Rows => packed.data.len(),
-                    // Those that the last pass did not skip.
-                    Order::Columns => (packed.data.len() as f64 * (1.0 - counts.last_zero())) as usize,
-                });
+                let repacked = w.repacked().filter(|p| layouts.contains(&Some(p.packing)));
+                let bytes = repacked
+                    .as_ref()
+                    .map_or(w.packed.len(), |packed| match packed.packing.order {
+                        Order::Rows => packed.data.len(),
+                        // Those that the last pass did not skip.
+                        Order::Columns => (packed.data.len() as f64 * (1.0 - counts.last_zero())) as usize,
+                    });
                 body += bytes;
                 if repacked.is_some() || !self.model.mapping.is_mapped() {
                     own += bytes;
@@ -333,7 +335,9 @@ impl Forward {
 
         kernels.gated_norm_quantize(pool, (gate, up), &layer.ffn_sub_norm, eps, &mut s.quant);
         if n <= COUNTED {
-            self.sparsity[index].add(gate, &s.quant.q);
+            let counts = &mut self.sparsity[index];
+            counts.add(gate, &s.quant.q);
+            layer.down_zeros.add(counts.last_zero(), n);
         }
         kernels.linear_sparse_add(pool, &s.quant, &layer.ffn_down, &mut s.live, x);
     }

@@ -1,9 +1,9 @@
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::*;
 use crate::engine::kv::CacheTypes;
 use crate::engine::testing;
-use crate::model::Layout;
+use crate::model::{Layout, Packing};
 
 /// The logits of every position of `tokens`, in passes of at most `chunk` rows.
 fn logits(threads: usize, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
@@ -73,7 +73,7 @@ fn repacked_weights_do_not_change_a_bit() {
         if let Some(packing) = kernels.packing() {
             model.repack(&packing.into(), &AtomicBool::new(false)).unwrap();
             assert!(
-                model.matrices().all(|(_, w)| w.repacked.get().is_some()),
+                model.matrices().all(|(_, w)| w.repacked().is_some()),
                 "the test's shapes are whole tiles"
             );
             let bytes = 8.0 / packing.weights_per_byte as f64 / 2.0 * before.body as f64;
@@ -88,16 +88,13 @@ fn repacked_weights_do_not_change_a_bit() {
 #[test]
 fn skipped_columns_do_not_change_a_bit() {
     let expected = logits(1, &TOKENS, 1);
-    for kernels in testing::runnable() {
-        let Some((rows_order, columns)) = kernels.packing().zip(kernels.column_packing()) else {
-            continue;
-        };
+    for (kernels, rows_order, columns) in testing::skipping() {
         for threads in [1, 2, 3] {
             let model = testing::model();
             let down = vec![None, Some(columns)];
             let layout = Layout { rows: rows_order, down };
             model.repack(&layout, &AtomicBool::new(false)).unwrap();
-            assert_eq!(model.layers[1].ffn_down.repacked.get().unwrap().packing, columns);
+            assert_eq!(model.layers[1].ffn_down.repacked().unwrap().packing, columns);
             let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
             let mut forward = Forward::new(model, kernels, threads);
             for chunk in [0..1, 1..2, 2..4, 4..9] {
@@ -108,6 +105,82 @@ fn skipped_columns_do_not_change_a_bit() {
                 }
             }
         }
+    }
+}
+
+/// To columns and back between the passes, in either layer at another time.
+#[test]
+fn layouts_that_change_between_passes_do_not_change_a_bit() {
+    let expected = logits(1, &TOKENS, 1);
+    let go_on = AtomicBool::new(false);
+    for (kernels, by_rows, columns) in testing::skipping() {
+        let model = testing::model();
+        model.repack(&by_rows.into(), &go_on).unwrap();
+        let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
+        let mut forward = Forward::new(model.clone(), kernels, 2);
+        for (position, &token) in TOKENS.iter().enumerate() {
+            let down = [1, 2].map(|bit| (position & bit != 0).then_some(columns)).to_vec();
+            let layout = Layout { rows: by_rows, down };
+            let changed = model.change_over(&layout, &go_on).unwrap();
+            assert_eq!(changed, [0, 1, 2, 1, 2, 1, 2, 1, 2][position]);
+            let output = forward.pass(&mut caches, &rows(0, position, &[token])).unwrap();
+            assert_eq!(output.logits(0).unwrap().all(), expected[position], "{}", kernels.name);
+        }
+    }
+}
+
+/// All matrices are laid out anew as fast as possible, with the kernels' layout and with one that they do not know, in the midst of passes.
+#[test]
+fn layouts_that_change_within_passes_do_not_change_a_bit() {
+    let expected = logits(1, &TOKENS, 1);
+    for kernels in testing::runnable() {
+        let Some(packing) = kernels.packing() else { continue };
+        let unknown = Packing {
+            rows: packing.rows / 2,
+            ..packing
+        };
+        let model = testing::model();
+        let stop = AtomicBool::new(false);
+        model.repack(&packing.into(), &stop).unwrap();
+        let mut changes = 0;
+        std::thread::scope(|scope| {
+            let changing = scope.spawn(|| {
+                let layouts = [unknown.into(), packing.into()];
+                let mut all = layouts.iter().cycle();
+                let mut changes = 0;
+                while !stop.load(Relaxed) {
+                    changes += model.change_over(all.next().unwrap(), &stop).unwrap();
+                }
+                changes
+            });
+            let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
+            let mut forward = Forward::new(model.clone(), kernels, 2);
+            for _ in 0..30 {
+                let output = forward.pass(&mut caches, &rows(0, 0, &TOKENS)).unwrap();
+                let equal = (0..TOKENS.len()).all(|r| output.logits(r).unwrap().all() == expected[r]);
+                // Before it is asserted: a panic waits for the other thread.
+                stop.store(!equal, Relaxed);
+                assert!(equal, "{}", kernels.name);
+            }
+            stop.store(true, Relaxed);
+            changes = changing.join().unwrap();
+        });
+        assert!(changes > 0);
+    }
+}
+
+#[test]
+fn zeros_are_averaged_over_what_is_generated() {
+    let model = testing::model();
+    let before = model.layers[0].down_zeros.share();
+    let mut caches = [KvCache::new(&model.config, CacheTypes::default(), 64)];
+    let mut forward = Forward::new(model.clone(), testing::kernels(), 1);
+    forward.pass(&mut caches, &rows(0, 0, &[7; COUNTED + 1])).unwrap();
+    assert_eq!(model.layers[0].down_zeros.share(), before, "a prompt");
+    forward.pass(&mut caches, &rows(0, 0, &TOKENS)).unwrap();
+    for (layer, shares) in model.layers.iter().zip(forward.sparsity()) {
+        let expected = before + (shares.down_zero - before) * TOKENS.len() as f64 / 256.0;
+        assert!((layer.down_zeros.share() - expected).abs() < 1e-9);
     }
 }
 
