@@ -1,11 +1,12 @@
 //! What makes a loaded model faster, or finds it invalid: work that can wait, beside the first answers.
 //!
-//! Nothing here changes a token. The weights change over to their re-packed form from one matrix product to the next.
+//! Nothing here changes a token. The weights change over to their re-packed form from one matrix product to the next, and each
+//! `ffn_down` from rows to columns or back when what is generated has other zeros than before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::forward::{COUNTED, Forward, Row};
 use super::head::Need;
@@ -13,9 +14,10 @@ use super::kv::{CacheTypes, KvCache};
 use super::sparsity::{self, Shares};
 use crate::kernels::Variant;
 use crate::machine::limits::{self, Limits};
-use crate::model::{CacheDir, CoarseHead, InvalidModel, Layout, Model, Packing, RepackError, Sidecar};
+use crate::model::zeros::columns_pay;
+use crate::model::{CacheDir, CoarseHead, InvalidModel, Layer, Layout, Model, Packing, RepackError, Sidecar};
 
-/// [`prepare`] on a thread of its own. Dropping it stops the work at the next occasion, and waits for nothing: a command ends at once.
+/// [`prepare`], then [`follow`], on a thread of its own. Dropping it stops the work at the next occasion, and waits for nothing: a command ends at once.
 pub struct Preparing {
     cancel: Arc<AtomicBool>,
 }
@@ -36,9 +38,10 @@ impl Preparing {
             if priority == Priority::WhenIdle {
                 limits::run_when_idle();
             }
-            if let Err(error) = prepare(&model, kernels, true, cache.as_ref(), other_bytes, &cancelled) {
+            match prepare(&model, kernels, true, cache.as_ref(), other_bytes, &cancelled) {
+                Ok(()) => follow(model, kernels, &cancelled),
                 // They were good when they were checked: the file was changed, which the engine notices as well.
-                tracing::error!("{error}");
+                Err(error) => tracing::error!("{error}"),
             }
         });
         Preparing { cancel }
@@ -101,11 +104,55 @@ pub fn prepare(
     Ok(())
 }
 
-/// The share of zeros at the input of down from which its columns are skipped.
-///
-/// On Zen 4 skipping takes as long as reading everything at 0.6 to 0.7: memory gives leaps of half a kilobyte at half the rate of one
-/// stream (docs/sparse-feed-forward.md). Text has more zeros than the arbitrary tokens that are measured (the demo model: 0.05 to 0.1).
-const SPARSE: f64 = 0.75;
+/// Time between two looks at the zeros: a few looks while their average moves over to another text (256 tokens).
+const LOOK: Duration = Duration::from_secs(5);
+
+/// After [`prepare`]: keeps the layout of each `ffn_down` to what is generated. Returns soon after the model is dropped by all others, or
+/// `cancel` is set; at once where there is nothing to choose. In between it sleeps.
+pub fn follow(model: Arc<Model>, kernels: &'static Variant, cancel: &AtomicBool) {
+    // Speed for later, never at the cost of the answers now.
+    limits::run_when_idle();
+    let weak = Arc::downgrade(&model);
+    let mut there = Some(model);
+    while let Some(model) = there
+        && rechoose(&model, kernels, cancel)
+        && !cancel.load(Ordering::Relaxed)
+    {
+        drop(model);
+        thread::sleep(LOOK);
+        there = weak.upgrade();
+    }
+}
+
+/// Changes each `ffn_down` over to the layout that pays by its recent zeros. False where no later look can change anything: without
+/// kernels for both, without re-packed weights, or after a failure.
+fn rechoose(model: &Model, kernels: &Variant, cancel: &AtomicBool) -> bool {
+    let Some((rows, columns)) = kernels.packing().zip(kernels.column_packing()) else {
+        return false;
+    };
+    let packing = |layer: &Layer| layer.ffn_down.repacked().map(|packed| packed.packing);
+    let choice = |layer: &Layer| {
+        let skipped = packing(layer) == Some(columns);
+        columns_pay(layer.down_zeros.share(), skipped).then_some(columns)
+    };
+    let down: Vec<_> = model.layers.iter().map(choice).collect();
+    match model.change_over(&Layout { rows, down }, cancel) {
+        Ok(0) => {}
+        Ok(changed) => {
+            let by_columns = model.layers.iter().filter(|layer| packing(layer) == Some(columns));
+            tracing::info!(
+                changed,
+                layers_by_columns = by_columns.count(),
+                "feed-forward: laid out anew for the zeros of the last tokens"
+            );
+        }
+        Err(error) => {
+            tracing::warn!("the feed-forward stays as it is laid out: {error}");
+            return false;
+        }
+    }
+    model.layers.iter().any(|layer| packing(layer).is_some())
+}
 
 /// All by rows, but for each `down` whose inputs are mostly zero.
 fn layout(model: &Arc<Model>, kernels: &'static Variant, rows: Packing) -> Layout {
@@ -124,7 +171,7 @@ fn layout(model: &Arc<Model>, kernels: &'static Variant, rows: Packing) -> Layou
 
 /// By columns where that pays, layer by layer.
 fn choose(shares: &[Shares], columns: Packing) -> Vec<Option<Packing>> {
-    let pays = |shares: &Shares| shares.down_zero >= SPARSE;
+    let pays = |shares: &Shares| columns_pay(shares.down_zero, false);
     shares.iter().map(|shares| pays(shares).then_some(columns)).collect()
 }
 
@@ -227,6 +274,7 @@ mod tests {
     use super::*;
     use crate::engine::testing;
     use crate::model::Order;
+    use crate::model::zeros::SPARSE;
 
     const COLUMNS: Packing = Packing {
         order: Order::Columns,
@@ -259,5 +307,49 @@ mod tests {
             "random: {shares:?}"
         );
         assert_eq!(measure(&testing::model_with_scale(f32::NAN), kernels), []);
+    }
+
+    #[test]
+    fn layers_follow_the_zeros_of_what_is_generated() {
+        let go_on = AtomicBool::new(false);
+        for (kernels, rows, columns) in testing::skipping() {
+            let model = testing::model();
+            let packings = || -> Vec<_> {
+                let packed = model.layers.iter().map(|layer| layer.ffn_down.repacked());
+                packed.map(|packed| packed.map(|packed| packed.packing)).collect()
+            };
+            assert!(!rechoose(&model, kernels, &go_on), "nothing is re-packed");
+            model.repack(&rows.into(), &go_on).unwrap();
+            // Shares of either layer, one after the other, each for long enough to be all that counts.
+            let steps = [
+                ([0.7, 0.74], [rows, rows]),
+                ([0.5, 0.76], [rows, columns]),
+                ([0.8, 0.66], [columns, columns]),
+                ([0.64, 0.7], [rows, columns]),
+                ([0.7, 0.1], [rows, rows]),
+            ];
+            for (shares, expected) in steps {
+                for (layer, share) in model.layers.iter().zip(shares) {
+                    layer.down_zeros.add(share, 1 << 20);
+                }
+                assert!(rechoose(&model, kernels, &go_on));
+                assert_eq!(packings(), expected.map(Some), "{} at {shares:?}", kernels.name);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_follows_where_nothing_can_change() {
+        // Each would sleep otherwise, for longer than a test runs: the model is held here.
+        let began = Instant::now();
+        for kernels in testing::runnable() {
+            let model = testing::model();
+            follow(Arc::clone(&model), kernels, &AtomicBool::new(false));
+            if let Some(rows) = kernels.packing() {
+                model.repack(&rows.into(), &AtomicBool::new(false)).unwrap();
+                follow(Arc::clone(&model), kernels, &AtomicBool::new(true));
+            }
+        }
+        assert!(began.elapsed() < LOOK);
     }
 }

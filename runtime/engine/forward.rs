@@ -169,12 +169,14 @@ impl Forward {
         let layouts = [self.kernels.packing(), self.kernels.column_packing()];
         for (layer, counts) in self.model.layers.iter().zip(&self.sparsity) {
             for (_, w) in layer.matrices() {
-                let repacked = w.repacked.get().filter(|p| layouts.contains(&Some(p.packing)));
-                let bytes = repacked.map_or(w.packed.len(), |packed| match packed.packing.order {
-                    Order::Rows => packed.data.len(),
-                    // Those that some row of the last pass needed: as all weights, once for all of its rows.
-                    Order::Columns => (packed.data.len() as f64 * (1.0 - counts.last_skipped())) as usize,
-                });
+                let repacked = w.repacked().filter(|p| layouts.contains(&Some(p.packing)));
+                let bytes = repacked
+                    .as_ref()
+                    .map_or(w.packed.len(), |packed| match packed.packing.order {
+                        Order::Rows => packed.data.len(),
+                        // Those that some row of the last pass needed: as all weights, once for all of its rows.
+                        Order::Columns => (packed.data.len() as f64 * (1.0 - counts.last_skipped())) as usize,
+                    });
                 body += bytes;
                 if repacked.is_some() || !self.model.mapping.is_mapped() {
                     own += bytes;
@@ -331,7 +333,9 @@ impl Forward {
         kernels.linear(pool, &s.quant, &mut [(&layer.ffn_gate, gate), (&layer.ffn_up, up)]);
 
         kernels.gated_norm_quantize(pool, (gate, up), &layer.ffn_sub_norm, eps, &mut s.quant);
-        self.sparsity[index].add(gate, &s.quant.q, n);
+        if let Some(zeros) = self.sparsity[index].add(gate, &s.quant.q, n) {
+            layer.down_zeros.add(zeros, n);
+        }
         kernels.linear_sparse_add(pool, &s.quant, &layer.ffn_down, &mut s.live, x);
     }
 
@@ -370,224 +374,4 @@ pub(super) fn all_finite(x: &[f32]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicBool;
-
-    use super::*;
-    use crate::engine::kv::CacheTypes;
-    use crate::engine::testing;
-    use crate::model::Layout;
-
-    /// The logits of every position of `tokens`, in passes of at most `chunk` rows.
-    fn logits(threads: usize, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
-        let model = testing::model();
-        let mut caches = [KvCache::new(&model.config, CacheTypes::default(), tokens.len())];
-        let mut forward = Forward::new(model, testing::kernels(), threads);
-        let mut all = Vec::new();
-        for (c, tokens) in tokens.chunks(chunk).enumerate() {
-            let rows = rows(0, c * chunk, tokens);
-            let output = forward.pass(&mut caches, &rows).unwrap();
-            all.extend((0..rows.len()).map(|r| output.logits(r).unwrap().all().to_vec()));
-        }
-        all
-    }
-
-    fn rows(cache: usize, position: usize, tokens: &[u32]) -> Vec<Row> {
-        let row = |(i, &token)| Row {
-            cache,
-            position: position + i,
-            token,
-            need: Need::All,
-        };
-        tokens.iter().enumerate().map(row).collect()
-    }
-
-    const TOKENS: [u32; 9] = [3, 1, 4, 1, 5, 9, 2, 6, 5];
-
-    #[test]
-    fn chunks_and_threads_do_not_change_a_bit() {
-        let expected = logits(1, &TOKENS, 1);
-        assert!(expected.iter().all(|row| row.iter().any(|&x| x != 0.0)));
-        assert_ne!(expected[0], expected[1]);
-        for threads in [1, 2, 3] {
-            for chunk in [1, 2, 4, 9] {
-                assert_eq!(
-                    logits(threads, &TOKENS, chunk),
-                    expected,
-                    "{threads} threads, chunks of {chunk}"
-                );
-            }
-        }
-    }
-
-    /// Re-packing between two passes, so that half of a sequence is computed in either layout.
-    #[test]
-    fn repacked_weights_do_not_change_a_bit() {
-        let expected = logits(1, &TOKENS, 1);
-        for kernels in testing::runnable() {
-            let model = testing::model();
-            let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
-            let mut forward = Forward::new(model.clone(), kernels, 2);
-            let before = forward.traffic();
-            let mut check = |forward: &mut Forward, chunk: std::ops::Range<usize>| {
-                let output = forward
-                    .pass(&mut caches, &rows(0, chunk.start, &TOKENS[chunk.clone()]))
-                    .unwrap();
-                (0..chunk.len()).for_each(|r| {
-                    assert_eq!(
-                        output.logits(r).unwrap().all(),
-                        expected[chunk.start + r],
-                        "{}",
-                        kernels.name
-                    )
-                });
-            };
-            check(&mut forward, 0..3);
-            if let Some(packing) = kernels.packing() {
-                model.repack(&packing.into(), &AtomicBool::new(false)).unwrap();
-                assert!(
-                    model.matrices().all(|(_, w)| w.repacked.get().is_some()),
-                    "the test's shapes are whole tiles"
-                );
-                let bytes = 8.0 / packing.weights_per_byte as f64 / 2.0 * before.body as f64;
-                assert!((forward.traffic().body as f64 - bytes).abs() < 0.1 * bytes);
-            }
-            check(&mut forward, 3..4);
-            check(&mut forward, 4..9);
-        }
-    }
-
-    /// Down by columns in one layer of two.
-    #[test]
-    fn skipped_columns_do_not_change_a_bit() {
-        let expected = logits(1, &TOKENS, 1);
-        for kernels in testing::runnable() {
-            let Some((rows_order, columns)) = kernels.packing().zip(kernels.column_packing()) else {
-                continue;
-            };
-            for threads in [1, 2, 3] {
-                let model = testing::model();
-                let down = vec![None, Some(columns)];
-                let layout = Layout { rows: rows_order, down };
-                model.repack(&layout, &AtomicBool::new(false)).unwrap();
-                assert_eq!(model.layers[1].ffn_down.repacked.get().unwrap().packing, columns);
-                let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
-                let mut forward = Forward::new(model, kernels, threads);
-                for chunk in [0..1, 1..2, 2..4, 4..9] {
-                    let rows = rows(0, chunk.start, &TOKENS[chunk.clone()]);
-                    let output = forward.pass(&mut caches, &rows).unwrap();
-                    for (r, position) in chunk.enumerate() {
-                        assert_eq!(output.logits(r).unwrap().all(), expected[position], "{threads} threads");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn neighbours_do_not_change_a_bit() {
-        let model = testing::model();
-        let others = [7u32, 8, 9, 10];
-        let alone = (logits(1, &TOKENS, 9), logits(1, &others, 4));
-        // Two sequences side by side: decode rows of one beside the prompt of the other, in another cache order.
-        let mut caches = [
-            KvCache::new(&model.config, CacheTypes::default(), 4),
-            KvCache::new(&model.config, CacheTypes::default(), 30),
-        ];
-        let mut forward = Forward::new(model, testing::kernels(), 2);
-        let first = [rows(1, 0, &TOKENS[..6]), rows(0, 0, &others[..1])].concat();
-        let second = [rows(0, 1, &others[1..]), rows(1, 6, &TOKENS[6..])].concat();
-        let output = forward.pass(&mut caches, &first).unwrap();
-        (0..6).for_each(|r| assert_eq!(output.logits(r).unwrap().all(), alone.0[r]));
-        assert_eq!(output.logits(6).unwrap().all(), alone.1[0]);
-        let output = forward.pass(&mut caches, &second).unwrap();
-        (0..3).for_each(|r| assert_eq!(output.logits(r).unwrap().all(), alone.1[r + 1]));
-        (3..6).for_each(|r| assert_eq!(output.logits(r).unwrap().all(), alone.0[r + 3]));
-    }
-
-    #[test]
-    fn logits_only_where_they_are_wanted() {
-        let expected = logits(1, &TOKENS, 9);
-        let model = testing::model();
-        let mut caches = [KvCache::new(&model.config, CacheTypes::default(), 9)];
-        let mut forward = Forward::new(model, testing::kernels(), 1);
-        let mut rows = rows(0, 0, &TOKENS);
-        rows.iter_mut()
-            .filter(|row| ![2, 8].contains(&row.position))
-            .for_each(|row| row.need = Need::None);
-        let output = forward.pass(&mut caches, &rows).unwrap();
-        assert_eq!(output.logits(2).unwrap().all(), expected[2]);
-        assert_eq!(output.logits(8).unwrap().all(), expected[8]);
-    }
-
-    #[test]
-    fn rows_without_logits_leave_all_that_later_ones_read() {
-        let expected = logits(1, &TOKENS, 9);
-        for threads in [1, 2] {
-            let model = testing::model();
-            let mut caches = [0, 1].map(|_| KvCache::new(&model.config, CacheTypes::default(), 9));
-            let mut forward = Forward::new(model, testing::kernels(), threads);
-            // Nobody wants logits; then one row of several, among those of another sequence; then the last row alone.
-            for (chunk, wanted) in [(0..4, None), (4..8, Some(6)), (8..9, Some(8))] {
-                let mut pass = [
-                    rows(1, chunk.start, &TOKENS[chunk.clone()]),
-                    rows(0, chunk.start, &TOKENS[chunk]),
-                ]
-                .concat();
-                let wants = |row: &Row| row.cache == 0 && Some(row.position) == wanted;
-                pass.iter_mut()
-                    .filter(|row| !wants(row))
-                    .for_each(|row| row.need = Need::None);
-                let output = forward.pass(&mut caches, &pass).unwrap();
-                for (r, row) in pass.iter().enumerate() {
-                    output.check(r).unwrap();
-                    if wants(row) {
-                        assert_eq!(output.logits(r).unwrap().all(), expected[row.position]);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_cache_of_an_earlier_sequence_leaves_no_trace() {
-        let model = testing::model();
-        let mut caches = [KvCache::new(&model.config, CacheTypes::default(), 9)];
-        let mut forward = Forward::new(model, testing::kernels(), 1);
-        forward.pass(&mut caches, &rows(0, 0, &[11; 9])).unwrap();
-        let output = forward.pass(&mut caches, &rows(0, 0, &TOKENS)).unwrap();
-        assert_eq!(output.logits(8).unwrap().all(), logits(1, &TOKENS, 9)[8]);
-    }
-
-    #[test]
-    fn a_non_finite_value_fails_its_row_only() {
-        // Token 0's embedding is infinite, token 1's is not a number.
-        let model = testing::model_with_broken_embedding();
-        let mut caches = [0, 1, 2].map(|_| KvCache::new(&model.config, CacheTypes::default(), 4));
-        let mut forward = Forward::new(model, testing::kernels(), 2);
-        let mut rows = [rows(0, 0, &[0]), rows(1, 0, &[5]), rows(2, 0, &[1])].concat();
-        rows.iter_mut().for_each(|row| row.need = Need::None);
-        let output = forward.pass(&mut caches, &rows).unwrap();
-        assert_eq!(
-            [0, 1, 2].map(|row| output.check(row)),
-            [Err(NonFinite), Ok(()), Err(NonFinite)]
-        );
-        // The tied head reads the broken embeddings too.
-        rows[1].need = Need::All;
-        assert_eq!(forward.pass(&mut caches, &rows).unwrap().logits(1), Err(NonFinite));
-    }
-
-    #[test]
-    fn an_overflow_inside_is_found() {
-        for scale in [f32::MAX, f32::INFINITY, f32::NAN] {
-            let model = testing::model_with_scale(scale);
-            let mut caches = [KvCache::new(&model.config, CacheTypes::default(), 4)];
-            let mut forward = Forward::new(model, testing::kernels(), 1);
-            assert_eq!(
-                forward.pass(&mut caches, &rows(0, 0, &[5])).unwrap().check(0),
-                Err(NonFinite),
-                "{scale}"
-            );
-        }
-    }
-}
+mod tests;

@@ -23,12 +23,12 @@ pub struct Counts {
 
 impl Counts {
     /// Adds one pass: gate (rows, ffn) before its activation, and the input of down (rows, ffn) in int8. One of more than [`COUNTED`]
-    /// rows is passed by: hardly a column is zero in all of them.
-    pub fn add(&mut self, gate: &[f32], down: &[i8], rows: usize) {
+    /// rows is passed by: hardly a column is zero in all of them. The share of zeros in the pass, if it was counted.
+    pub fn add(&mut self, gate: &[f32], down: &[i8], rows: usize) -> Option<f64> {
         assert_eq!(gate.len(), down.len());
         if rows > COUNTED {
             self.last_skipped = 0.0;
-            return;
+            return None;
         }
         let ffn = down.len() / rows;
         self.elements += gate.len() as u64;
@@ -38,6 +38,7 @@ impl Counts {
         self.zero += u64::from(zero);
         let skipped = if rows == 1 { zero } else { zero_columns(down, ffn) };
         self.last_skipped = f64::from(skipped) / ffn as f64;
+        Some(f64::from(zero) / down.len() as f64)
     }
 
     /// The share of the columns of down that no row of the last pass needed; 0 before the first.
@@ -110,7 +111,10 @@ mod tests {
         // Zero and minus zero are closed; what is not a number is not.
         counts.add(&[-1.0, 0.0, -0.0, 0.5, f32::NAN], &[0, 0, 0, 0, 1], 1);
         assert_eq!(counts.last_skipped(), 0.8);
-        counts.add(&[1.0, 1.0, 1.0, -2.0, 3.0], &[-128, 1, -1, 0, 127], 1);
+        assert_eq!(
+            counts.add(&[1.0, 1.0, 1.0, -2.0, 3.0], &[-128, 1, -1, 0, 127], 1),
+            Some(0.2)
+        );
         let shares = counts.shares().unwrap();
         assert_eq!((shares.gate_closed, shares.down_zero), (0.4, 0.5));
         assert_eq!(counts.last_skipped(), 0.2);
@@ -124,7 +128,7 @@ mod tests {
         counts.add(&[1.0; 12], &[0, 1, 0, 2, 0, 0, 3, -4, 0, 5, 0, 6], 3);
         assert_eq!(counts.last_skipped(), 0.25);
         let shares = counts.shares();
-        counts.add(&[-1.0; 34], &[0; 34], COUNTED + 1);
+        assert_eq!(counts.add(&[-1.0; 34], &[0; 34], COUNTED + 1), None);
         assert_eq!((counts.last_skipped(), counts.shares()), (0.0, shares));
         // More columns than are looked at together: those that 5 divides are zero in one row, those that 7 divides in the other.
         let rows = [5, 7].map(|n| (0..150).map(|i| i8::from(i % n != 0)).collect::<Vec<_>>());

@@ -8,7 +8,7 @@ use rand_pcg::rand_core::Rng;
 
 use crate::kernels::{Variant, variants};
 use crate::machine::cpu::Machine;
-use crate::model::{Architecture, Bytes, Config, Dense, DenseType, Layer, Mapping, Model, Ternary};
+use crate::model::{Architecture, Bytes, Config, Dense, DenseType, Layer, Mapping, Model, Packing, Ternary, Zeros};
 
 /// Kernels that every CPU of the architecture runs.
 pub fn kernels() -> &'static Variant {
@@ -19,6 +19,19 @@ pub fn kernels() -> &'static Variant {
 pub fn runnable() -> impl Iterator<Item = &'static Variant> {
     let features = Machine::detect().features;
     variants().iter().filter(move |variant| variant.runs_on(&features))
+}
+
+/// Those of them that can skip columns, with their layouts by rows and by columns.
+pub fn skipping() -> impl Iterator<Item = (&'static Variant, Packing, Packing)> {
+    let features = Machine::detect().features;
+    variants().iter().filter_map(move |variant| {
+        let layouts = variant.packing().zip(variant.column_packing())?;
+        if !variant.runs_on(&features) {
+            println!("SKIP {}, which this CPU cannot run", variant.name);
+            return None;
+        }
+        Some((variant, layouts.0, layouts.1))
+    })
 }
 
 /// Two layers, four heads over two, vocabulary 40.
@@ -109,6 +122,7 @@ fn build(config: Config, scale: f32, change_embedding: impl Fn(&mut [f32])) -> M
         ffn_up: ternary(f, h),
         ffn_sub_norm: vec![1.0; f],
         ffn_down: ternary(h, f),
+        down_zeros: Zeros::default(),
     };
     Model {
         embedding: Dense {

@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use super::shared::{Shared, share};
 use super::{Variant, abi, reference};
 use crate::machine::pool::Pool;
-use crate::model::{CoarseHead, CoarseToken, Config, Dense, DenseType, Ternary};
+use crate::model::{CoarseHead, CoarseToken, Config, Dense, DenseType, Packed, Ternary};
 
 /// Activations quantised to int8, a scale a row. x (tokens, cols).
 #[derive(Debug, Default, PartialEq)]
@@ -188,9 +188,11 @@ impl Variant {
             assert_eq!(x.q.len(), tokens * w.cols);
             assert_eq!(y.len(), tokens * w.rows);
         }
+        // Held to the end: the layout may be replaced meanwhile.
+        let repacked: [_; MAX_JOBS] = std::array::from_fn(|i| jobs.get(i).and_then(|(w, _)| w.repacked()));
         let mut work: [Option<(Weights<'_>, Shared<'_, f32>)>; MAX_JOBS] = [const { None }; MAX_JOBS];
-        for (slot, (w, y)) in work.iter_mut().zip(jobs.iter_mut()) {
-            *slot = Some((self.weights(w, rescale), Shared::new(y)));
+        for ((slot, repacked), (w, y)) in work.iter_mut().zip(&repacked).zip(jobs.iter_mut()) {
+            *slot = Some((self.weights(w, repacked.as_deref(), rescale), Shared::new(y)));
         }
         pool.run(&|thread| {
             for (w, y) in work.iter().flatten() {
@@ -202,8 +204,8 @@ impl Variant {
     }
 
     /// The layout of W to compute with: its own, or the re-packed one as soon as that is there.
-    fn weights<'a>(&self, w: &'a Ternary, rescale: abi::Rescale) -> Weights<'a> {
-        let packed = self.packed.as_ref().zip(w.repacked.get());
+    fn weights<'a>(&self, w: &'a Ternary, repacked: Option<&'a Packed>, rescale: abi::Rescale) -> Weights<'a> {
+        let packed = self.packed.as_ref().zip(repacked);
         let (data, tile, gemv, gemm) = match packed.filter(|(kernels, packed)| kernels.packing == packed.packing) {
             Some((kernels, packed)) => {
                 assert_eq!(Some(packed.data.len()), kernels.packing.bytes(w));

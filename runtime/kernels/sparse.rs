@@ -74,7 +74,7 @@ impl Variant {
     /// y (tokens, rows) += x (tokens, cols) @ W^T, as [`Variant::linear_add`], skipping the columns of W that meet zeros where W is there
     /// by columns. `live` is re-used.
     pub fn linear_sparse_add(&self, pool: &Pool, x: &QuantRows, w: &Ternary, live: &mut Live, y: &mut [f32]) {
-        let by_columns = self.columns.as_ref().zip(w.repacked.get());
+        let by_columns = self.columns.as_ref().zip(w.repacked());
         let Some((kernel, packed)) = by_columns.filter(|(kernel, packed)| kernel.packing == packed.packing) else {
             return self.linear_add(pool, x, w, y);
         };

@@ -5,8 +5,9 @@
 #![allow(unsafe_code)] // anonymous mappings with a wanted alignment cannot be expressed in safe Rust
 
 use std::io;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// A huge page of x86-64, and of AArch64 with 4 KiB pages. Where they are larger, this is merely an alignment.
 const HUGE_PAGE: usize = 2 << 20;
@@ -64,6 +65,55 @@ impl HugeBuffer {
             libc::madvise(start.cast(), mapped, libc::MADV_HUGEPAGE);
             let start = NonNull::new_unchecked(start);
             Ok(HugeBuffer { start, len })
+        }
+    }
+}
+
+/// The largest page that Linux has on x86-64 and AArch64: memory can be given back in multiples of it everywhere.
+const LARGEST_PAGE: usize = 64 << 10;
+
+/// A part of a buffer whose other parts belong to others. Its pages are given back when it is dropped, but for what it shares with its
+/// neighbours; the whole buffer is, with the last of its parts.
+pub struct Part {
+    /// Nobody but the parts has it.
+    buffer: Arc<HugeBuffer>,
+    range: Range<usize>,
+}
+
+impl HugeBuffer {
+    /// Cuts the buffer into parts of these lengths, one behind the other.
+    pub fn split(self, lens: impl IntoIterator<Item = usize>) -> Vec<Part> {
+        let buffer = Arc::new(self);
+        let mut at = 0;
+        let part = |len| {
+            assert!(len <= buffer.len - at, "no more than there is");
+            let range = at..at + len;
+            at = range.end;
+            let buffer = buffer.clone();
+            Part { buffer, range }
+        };
+        lens.into_iter().map(part).collect()
+    }
+}
+
+/// So that a part can own [`Bytes`](super::Bytes).
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: inside the buffer, and no other part reaches these bytes, nor gives them back.
+        unsafe { std::slice::from_raw_parts(self.buffer.start.as_ptr().add(self.range.start), self.range.len()) }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let start = self.range.start.next_multiple_of(LARGEST_PAGE);
+        let end = self.range.end / LARGEST_PAGE * LARGEST_PAGE;
+        if start < end {
+            // SAFETY: whole pages, since the buffer is aligned to more, that belong to this part alone, and nobody borrows it any more.
+            unsafe {
+                let first = self.buffer.start.as_ptr().add(start);
+                libc::madvise(first.cast(), end - start, libc::MADV_DONTNEED);
+            }
         }
     }
 }
@@ -139,6 +189,43 @@ mod tests {
         for (value, buffer) in [1, 2, 4, 5].into_iter().zip(&buffers) {
             assert!(buffer.iter().all(|&b| b == value));
         }
+    }
+
+    /// How many of the pages of `bytes` are in memory, and how many they are.
+    fn resident(start: *const u8, len: usize) -> (usize, usize) {
+        // SAFETY: sysconf reads a constant.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+        let mut pages = vec![0u8; len / page];
+        // SAFETY: the range is mapped, and there is a byte for each of its pages.
+        let code = unsafe { libc::mincore(start as *mut _, pages.len() * page, pages.as_mut_ptr()) };
+        assert_eq!(code, 0);
+        (pages.iter().filter(|&&p| p & 1 == 1).count(), pages.len())
+    }
+
+    #[test]
+    fn a_dropped_part_gives_its_pages_back_and_no_others() {
+        const EDGE: usize = HUGE_PAGE / 2 + 64;
+        let lens = [EDGE, 2 * HUGE_PAGE, 0, 1000, HUGE_PAGE];
+        let mut buffer = HugeBuffer::zeroed(lens.iter().sum()).unwrap();
+        buffer.fill(7);
+        let mut parts = buffer.split(lens);
+        assert!(parts.iter().zip(lens).all(|(part, len)| part.as_ref().len() == len));
+        let inside = parts[1].as_ref()[2 * LARGEST_PAGE - 64..].as_ptr();
+        assert!(inside.addr().is_multiple_of(LARGEST_PAGE));
+        let len = HUGE_PAGE;
+        let (before, all) = resident(inside, len);
+        assert_eq!(before, all);
+        drop(parts.remove(1));
+        assert_eq!(resident(inside, len).0, 0);
+        for part in &parts {
+            assert!(part.as_ref().iter().all(|&byte| byte == 7));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "no more than there is")]
+    fn parts_are_inside() {
+        HugeBuffer::zeroed(100).unwrap().split([64, 37]);
     }
 
     #[test]

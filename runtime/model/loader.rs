@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::error::{InvalidModel, ModelError};
 use super::gguf::{Encoding, Gguf, TensorInfo};
 use super::packed::has_code_3;
-use super::{Bytes, Config, Dense, DenseType, Layer, MapOptions, Mapping, Model, Ternary};
+use super::{Bytes, Config, Dense, DenseType, Layer, MapOptions, Mapping, Model, Ternary, Zeros};
 
 /// A GGUF file, its header parsed: enough for its tokenizer, not yet a model.
 pub struct GgufFile {
@@ -186,6 +186,7 @@ impl<'a> Weights<'a> {
             ffn_up: self.ternary(name("ffn_up"), ffn, hidden)?,
             ffn_sub_norm: self.norm(name("ffn_sub_norm"), ffn)?,
             ffn_down: self.ternary(name("ffn_down"), hidden, ffn)?,
+            down_zeros: Zeros::default(),
         })
     }
 

@@ -17,8 +17,9 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod weights;
+pub mod zeros;
 
-pub use buffer::HugeBuffer;
+pub use buffer::{HugeBuffer, Part};
 pub use coarse::{CoarseHead, CoarseToken, NoCoarseHead};
 pub use error::{InvalidModel, ModelError};
 pub use loader::{GgufFile, Opened};
@@ -26,3 +27,4 @@ pub use mmap::{MapOptions, Mapping};
 pub use packed::{Layout, Order, Packed, Packing, RepackError};
 pub use sidecar::{CacheDir, Sidecar};
 pub use weights::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Owner, Ternary};
+pub use zeros::Zeros;

@@ -233,6 +233,27 @@ impl Model {
         self.repack_in_groups(kept, layout, GROUP_BYTES, cancel)
     }
 
+    /// Re-packs anew what is re-packed, but in another way than `layout` has it; how many matrices. Passes may run meanwhile, as above.
+    ///
+    /// One at a time, so that no more than one has both forms in memory: 4 MB of a model of 2B. Where a group gave up a place, the memory
+    /// is the system's again; the new place is rounded up to huge pages. Stops as [`Model::repack`] does.
+    pub fn change_over(&self, layout: &Layout, cancel: &AtomicBool) -> Result<usize, RepackError> {
+        let mut changed = 0;
+        for place in self.places(layout) {
+            let (_, w, packing) = &place;
+            let differs = w.repacked().is_some_and(|packed| packed.packing != *packing);
+            let Some(bytes) = packing.bytes(w).filter(|_| differs) else {
+                continue;
+            };
+            let buffer = HugeBuffer::zeroed(padded(Some(bytes)))?;
+            if !self.repack_group(None, &[place], buffer, cancel)? {
+                break;
+            }
+            changed += 1;
+        }
+        Ok(changed)
+    }
+
     fn repack_in_groups(
         &self,
         mut kept: Option<&mut Sidecar>,
@@ -285,14 +306,12 @@ impl Model {
             }
             rest = behind;
         }
-        let data = Bytes::whole(Arc::new(buffer));
-        let mut at = 0;
-        for &(_, w, packing) in group {
+        // In parts, so that a matrix that is re-packed anew later can give back what it had.
+        let parts = buffer.split(group.iter().map(|(_, w, packing)| padded(packing.bytes(w))));
+        for (&(_, w, packing), part) in group.iter().zip(parts) {
             if let Some(len) = packing.bytes(w) {
-                let data = data.slice(at..at + len).expect("inside, as when it was written");
-                // Already there = the caller asked twice: the first stays.
-                let _ = w.repacked.set(Packed { data, packing });
-                at += padded(Some(len));
+                let data = Bytes::new(Arc::new(part), 0..len).expect("inside, as when it was written");
+                w.set_repacked(Packed { data, packing });
                 // The file's pages are not needed any more; whoever still reads them gets them from the page cache.
                 self.mapping.release(&w.packed);
             }
@@ -336,6 +355,11 @@ mod tests {
         weights_per_byte: 5,
         max_cols: 1 << 16,
     };
+    const COLUMNS: Packing = Packing {
+        order: Order::Columns,
+        rows: 320,
+        ..PACKING
+    };
 
     #[test]
     fn groups_of_any_size_hold_the_same_weights() {
@@ -345,7 +369,7 @@ mod tests {
             model
                 .repack_in_groups(None, &PACKING.into(), group_bytes, &go_on)
                 .unwrap();
-            let data = |(_, w): (String, &Ternary)| w.repacked.get().unwrap().data.to_vec();
+            let data = |(_, w): (String, &Ternary)| w.repacked().unwrap().data.to_vec();
             model.matrices().map(data).collect()
         };
         let (model, _) = small_model().load().unwrap();
@@ -365,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_group_that_is_not_ternary_or_not_wanted_leaves_those_before_it() {
-        let count = |model: &Model| model.matrices().filter(|(_, w)| w.repacked.get().is_some()).count();
+        let count = |model: &Model| model.matrices().filter(|(_, w)| w.repacked().is_some()).count();
         let (model, _) = small_model().load().unwrap();
         model.repack(&PACKING.into(), &AtomicBool::new(true)).unwrap();
         assert_eq!(count(&model), 0);
@@ -378,5 +402,48 @@ mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("blk.0.attn_output.weight"), "{error}");
         assert_eq!(count(&model), 3);
+    }
+
+    #[test]
+    fn a_matrix_that_changes_over_leaves_those_that_hold_it_what_they_have() {
+        let go_on = AtomicBool::new(false);
+        let (model, _) = small_model().load().unwrap();
+        let down = &model.layers[0].ffn_down;
+        let by_columns = Layout {
+            rows: PACKING,
+            down: vec![Some(COLUMNS)],
+        };
+        assert_eq!(
+            model.change_over(&by_columns, &go_on).unwrap(),
+            0,
+            "nothing is re-packed"
+        );
+        model.repack(&PACKING.into(), &go_on).unwrap();
+        let expected = |packing: Packing| {
+            let mut out = vec![0; packing.bytes(down).unwrap()];
+            packing.pack(down, &mut out).unwrap();
+            out
+        };
+        let others = || -> Vec<_> { model.matrices().take(6).map(|(_, w)| w.repacked().unwrap()).collect() };
+        let before = others();
+        for _ in 0..3 {
+            for (layout, packing) in [(by_columns.clone(), COLUMNS), (PACKING.into(), PACKING)] {
+                let held = down.repacked().unwrap();
+                let bytes = held.data.to_vec();
+                assert_eq!(
+                    model.change_over(&layout, &AtomicBool::new(true)).unwrap(),
+                    0,
+                    "cancelled"
+                );
+                assert_eq!(model.change_over(&layout, &go_on).unwrap(), 1);
+                assert_eq!(model.change_over(&layout, &go_on).unwrap(), 0, "it is so already");
+                let now = down.repacked().unwrap();
+                assert!(now.packing == packing && *now.data == expected(packing));
+                assert!(*held.data == bytes);
+                drop(held);
+                assert!(*now.data == expected(packing));
+            }
+        }
+        assert!(before.iter().zip(others()).all(|(a, b)| Arc::ptr_eq(a, &b)));
     }
 }

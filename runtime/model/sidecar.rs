@@ -153,7 +153,7 @@ impl Sidecar {
     pub fn keep(&self, model: &Model, layout: &Layout, cancel: &AtomicBool) {
         let has_head = |kept: &Kept| kept.sections.iter().any(|section| section.packing.is_none());
         let lacks_head = model.coarse.get().is_some() && !self.kept.as_ref().is_some_and(has_head);
-        let is = |w: &Ternary, packing| w.repacked.get().is_some_and(|packed| packed.packing == packing);
+        let is = |w: &Ternary, packing| w.repacked().is_some_and(|packed| packed.packing == packing);
         let unpacked = |(_, w, packing): (_, &Ternary, Packing)| packing.bytes(w).is_some() && !is(w, packing);
         if !(self.stale || lacks_head) || model.places(layout).any(unpacked) {
             return;
@@ -238,12 +238,10 @@ impl Sidecar {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let w = matrices.next().map(|(_, w)| w);
+            let repacked = w.and_then(Ternary::repacked);
             let numbers = head.map(CoarseHead::numbers).filter(|_| w.is_none());
             let (source, made): (_, Vec<&[u8]>) = match (w, head, &numbers) {
-                (Some(w), ..) => (
-                    &w.packed,
-                    w.repacked.get().into_iter().map(|packed| &*packed.data).collect(),
-                ),
+                (Some(w), ..) => (&w.packed, repacked.iter().map(|packed| &*packed.data).collect()),
                 (None, Some(head), Some(numbers)) => (&model.embedding.data, vec![head.codes(), numbers]),
                 _ => continue,
             };

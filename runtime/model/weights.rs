@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use super::{CoarseHead, HugeBuffer, Mapping, Packed};
+use arc_swap::ArcSwapOption;
+
+use super::{CoarseHead, HugeBuffer, Mapping, Packed, Part, Zeros};
 
 /// What immutable bytes can belong to.
 pub trait Owner: AsRef<[u8]> + Send + Sync {
@@ -16,6 +18,7 @@ pub trait Owner: AsRef<[u8]> + Send + Sync {
 
 impl Owner for Vec<u8> {}
 impl Owner for HugeBuffer {}
+impl Owner for Part {}
 
 /// A range of immutable bytes whose owner is kept alive: usually the mapped model file.
 #[derive(Clone)]
@@ -102,7 +105,6 @@ pub struct Config {
 }
 
 /// A ternary matrix in the I2_S layout of x86 writers, as mapped. W (rows, cols), `cols % 128 == 0`.
-#[derive(Clone)]
 pub struct Ternary {
     /// `rows * cols / 4` bytes; row r starts at byte `r * cols / 4`. Each 32 bytes hold 128 consecutive
     /// weights: element j is in byte `j % 32` at shift `6 - 2 * (j / 32)`; code 0, 1, 2 = -1, 0, +1.
@@ -113,8 +115,7 @@ pub struct Ternary {
     pub cols: usize,
     /// The tensor's scale: w = scale * (code - 1).
     pub scale: f32,
-    /// The same weights in a kernel's own layout, from some moment on. Results do not depend on it.
-    pub repacked: OnceLock<Packed>,
+    repacked: ArcSwapOption<Packed>,
 }
 
 impl Ternary {
@@ -125,7 +126,27 @@ impl Ternary {
             rows,
             cols,
             scale,
-            repacked: OnceLock::new(),
+            repacked: ArcSwapOption::empty(),
+        }
+    }
+
+    /// The same weights in a kernel's own layout, from some moment on, and perhaps in another one later. Results do not depend on it. Takes
+    /// nanoseconds and never waits; what comes back is there for as long as it is held.
+    pub fn repacked(&self) -> Option<Arc<Packed>> {
+        self.repacked.load_full()
+    }
+
+    /// Takes the place of what [`Ternary::repacked`] was, for all products that begin from now on.
+    pub fn set_repacked(&self, packed: Packed) {
+        self.repacked.store(Some(Arc::new(packed)));
+    }
+}
+
+impl Clone for Ternary {
+    fn clone(&self) -> Self {
+        Ternary {
+            repacked: self.repacked().into(),
+            ..Ternary::new(self.packed.clone(), self.rows, self.cols, self.scale)
         }
     }
 }
@@ -191,7 +212,6 @@ impl Dense {
 }
 
 /// The weights of one transformer block. Shapes as (rows, cols) = (output features, input features).
-#[derive(Clone)]
 pub struct Layer {
     /// (hidden)
     pub attn_norm: Vec<f32>,
@@ -215,6 +235,8 @@ pub struct Layer {
     pub ffn_sub_norm: Vec<f32>,
     /// (hidden, ffn)
     pub ffn_down: Ternary,
+    /// Of the input of `ffn_down`, in what is generated.
+    pub down_zeros: Zeros,
 }
 
 impl Layer {

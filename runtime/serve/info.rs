@@ -171,7 +171,7 @@ async fn model_info(State(app): State<Arc<App>>) -> Response {
             .model
             .layers
             .iter()
-            .any(|layer| layer.ffn_up.repacked.get().is_some())
+            .any(|layer| layer.ffn_up.repacked().is_some())
         {
             "weights are re-packed for this CPU in memory; the pages of the file are given back"
         } else if loaded.model.mapping.is_mapped() {

@@ -22,6 +22,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::Router;
@@ -30,9 +31,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::engine::background;
 use crate::kernels;
 use crate::machine::cpu::Machine;
 use crate::machine::limits::Threads;
+use crate::model::Model;
 use crate::settings::Settings;
 
 use error::ApiError;
@@ -200,22 +203,31 @@ fn random_u64() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// Loads the model beside the server; what comes back is the reason why that failed.
+/// Loads the model beside the server; what comes back is the reason why that failed. Where it did not, the thread goes on looking after the
+/// weights.
 fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<Result<(), ServeError>>> {
     let (ended, receiver) = oneshot::channel();
-    std::thread::Builder::new().name("loader".to_owned()).spawn(move || {
-        let outcome = load_and_finish(&app);
-        if outcome.is_err() {
-            app.phase.send_replace(Phase::Failed);
-        }
-        ended.send(outcome).ok();
-    })?;
+    std::thread::Builder::new()
+        .name("loader".to_owned())
+        .spawn(move || match load_and_finish(&app) {
+            Ok(model) => {
+                let kernels = app.kernels;
+                drop(app);
+                ended.send(Ok(())).ok();
+                background::follow(model, kernels, &AtomicBool::new(false));
+            }
+            Err(error) => {
+                app.phase.send_replace(Phase::Failed);
+                ended.send(Err(error)).ok();
+            }
+        })?;
     Ok(receiver)
 }
 
-fn load_and_finish(app: &App) -> Result<(), ServeError> {
+fn load_and_finish(app: &App) -> Result<Arc<Model>, ServeError> {
     let loaded = Arc::new(load::load(app)?);
     app.phase.send_replace(Phase::Ready(loaded.clone()));
     tracing::info!("ready after {} ms", app.started.elapsed().as_millis());
-    load::finish(app, &loaded)
+    load::finish(app, &loaded)?;
+    Ok(loaded.model.clone())
 }

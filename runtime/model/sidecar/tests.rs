@@ -70,10 +70,10 @@ fn prepare_as(cache: &CacheDir, kernels: &str, writer: &Writer, down: Option<Pac
     model.repack_from(Some(&mut sidecar), &layout, &go_on).unwrap();
     model.code_head_from(Some(&mut sidecar), &go_on).unwrap();
     sidecar.keep(&model, &layout, &go_on);
-    let down_packing = model.layers[0].ffn_down.repacked.get().unwrap().packing;
+    let down_packing = model.layers[0].ffn_down.repacked().unwrap().packing;
     assert_eq!(down_packing, down.unwrap_or(ROWS));
     let head = model.coarse.get().unwrap();
-    let all = model.matrices().map(|(_, w)| w.repacked.get().unwrap().data.to_vec());
+    let all = model.matrices().map(|(_, w)| w.repacked().unwrap().data.to_vec());
     let all = all.chain([head.codes().to_vec(), head.numbers()]).collect();
     (all, sidecar.complete().is_some())
 }

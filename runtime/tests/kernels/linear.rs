@@ -89,7 +89,7 @@ fn repacked(variant: &Variant, w: &Ternary) -> Option<Ternary> {
         packing,
     };
     let w = w.clone();
-    assert!(w.repacked.set(packed).is_ok());
+    w.set_repacked(packed);
     Some(w)
 }
 

@@ -17,7 +17,7 @@ fn by_columns(variant: &Variant, w: &Ternary) -> Option<Ternary> {
     packing.pack(w, &mut data).expect("ternary");
     let w = w.clone();
     let data = owned(data);
-    assert!(w.repacked.set(Packed { data, packing }).is_ok());
+    w.set_repacked(Packed { data, packing });
     Some(w)
 }
 
