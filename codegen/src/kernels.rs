@@ -121,13 +121,14 @@ impl Isa {
     /// How its kernels want ternary weights re-packed; `None` where decode consumes I2_S as the file has it.
     ///
     /// 1.6 bits a weight where VBMI looks up 128 bytes at once and VNNI adds, 2.0 elsewhere: unpacking 1.6 otherwise
-    /// takes longer than reading 2.0. Not on Arm: no speed could be measured there.
+    /// takes longer than reading 2.0. Not the baseline, which is for old machines and tests. On Arm no speed was measured: what
+    /// speaks for it there is the count of instructions, and one linear stream in huge pages.
     pub fn packing(self) -> Option<Packing> {
         let (rows, weights_per_byte) = match self {
             Isa::Avx512vbmi => (16, 5),
             Isa::Avx512vnni | Isa::Avx512 | Isa::Avx2 => (16, 4),
-            Isa::Avxvnni => (8, 4),
-            Isa::Baseline | Isa::Neon | Isa::Dotprod | Isa::I8mm => return None,
+            Isa::Avxvnni | Isa::Neon | Isa::Dotprod | Isa::I8mm => (8, 4),
+            Isa::Baseline => return None,
         };
         Some(Packing { rows, weights_per_byte })
     }
@@ -160,7 +161,7 @@ impl Isa {
 /// A layout of re-packed ternary weights; `runtime/model/packed.rs` defines it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Packing {
-    /// Rows of a tile: by rows the i32 lanes of a register, one row each; by columns those of 64 bytes.
+    /// Rows of a tile: by rows the i32 lanes of a register (on Arm of two), one row each; by columns those of 64 bytes.
     pub rows: usize,
     /// 4 (2.0 bits a weight) or 5 (1.6).
     pub weights_per_byte: usize,
@@ -514,10 +515,10 @@ pub fn table() -> Vec<Kernel> {
         let (integer, float) = (kernel(Exactness::Integer), kernel(Exactness::OrderedFloat));
         rows.extend([(Role::I2sGemv, gemv), (Role::I2sGemm, gemm)].map(integer));
         if isa.packing().is_some() {
-            let template = if isa.has_vnni() {
-                "packed_vnni.c"
-            } else {
-                "packed_maddubs.c"
+            let template = match isa.arch() {
+                Arch::X86_64 if isa.has_vnni() => "packed_vnni.c",
+                Arch::X86_64 => "packed_maddubs.c",
+                Arch::Aarch64 => "packed_neon.c",
             };
             rows.extend([Role::PackedGemv, Role::PackedGemm].map(|role| integer((role, template))));
         }

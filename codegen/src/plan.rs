@@ -404,16 +404,24 @@ fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
         });
     }
     if isa.packing().is_some() {
-        // Accumulators that leave registers for codes, activations and constants.
+        // Accumulators that leave registers for codes, activations and constants: one a token, on Arm more.
         let most = match isa {
             Isa::Avx512vbmi | Isa::Avx512vnni => 16,
             Isa::Avxvnni | Isa::Avx512 => 10,
-            _ => 6,
+            // Sums of 16 rows take 2 of 16 ymm registers.
+            Isa::Avx2 => 6,
+            // Sums of 8 rows in 16 bits take 4 of 32 q registers; in 32 bits two, and those of two tokens by SMMLA four.
+            Isa::Neon => 6,
+            _ => 8,
+        };
+        let unit = match isa.arch() {
+            Arch::X86_64 => "registers",
+            Arch::Aarch64 => "tokens, by registers",
         };
         knobs.push(Knob {
             name: "packed_tokens",
             value: (l1d / TYPICAL_COLS).clamp(4, most),
-            formula: format!("L1d share {l1d} ({l1d_from}) / {TYPICAL_COLS} columns, 4 to {most} registers"),
+            formula: format!("L1d share {l1d} ({l1d_from}) / {TYPICAL_COLS} columns, 4 to {most} {unit}"),
             reason: "tokens that share an unpacked chunk of weights: their activations stay in L1d while a block of \
                      weights passes, and each has an accumulator",
         });

@@ -11,6 +11,7 @@ use tera::{Context, Tera};
 
 use crate::kernels::{Isa, Packing, Role};
 use crate::plan::{KernelChoice, KernelPlan, VariantPlan};
+use crate::target::Arch;
 
 /// One C file to compile.
 #[derive(Debug, Clone)]
@@ -57,6 +58,8 @@ pub enum RenderError {
 /// The largest magnitudes that a kernel can meet, whatever the file holds: a 2-bit code is at most 3, although a
 /// valid file has none above 2; an int8 activation is at least -128, although quantisation gives none below -127.
 const CODE_MAX: i64 = 3;
+/// Re-packing refuses code 3.
+const PACKED_CODE_MAX: i64 = 2;
 const ACTIVATION_MAX: i64 = 128;
 
 /// What follows from them for one level.
@@ -66,7 +69,9 @@ pub struct Bounds {
     pub widen_blocks: i64,
     /// The longest row, in weights: every i32 lane stays below 2^31.
     pub max_cols: i64,
-    /// The same for re-packed weights, whose codes were checked (0: the level has none).
+    /// As `widen_blocks`, for re-packed weights, whose codes were checked.
+    pub packed_widen_blocks: i64,
+    /// As `max_cols`, for re-packed weights (0: the level has none).
     pub packed_max_cols: i64,
     /// The same for a matrix by columns.
     pub columns_max_cols: i64,
@@ -93,14 +98,7 @@ impl Bounds {
             // smmla adds 8 products a lane, 16 times a block.
             Isa::I8mm => (0, 16 * 8 * product),
         };
-        let widen_blocks = if narrow == 0 { 0 } else { i64::from(i16::MAX) / narrow };
-        if narrow != 0 && widen_blocks == 0 {
-            return Err(RenderError::Overflow {
-                isa: isa.name(),
-                step: narrow,
-                bits: 16,
-            });
-        }
+        let widen_blocks = widen_blocks(isa, narrow)?;
         // Folding lanes and subtracting the activations' sum must fit as well: bound by the sum of a whole row.
         let row = (128 * product).max(wide) + 128 * ACTIVATION_MAX;
         let max_cols = i64::from(i32::MAX) / row * 128;
@@ -111,12 +109,25 @@ impl Bounds {
                 bits: 32,
             });
         }
-        // A lane holds one row. vpdpbusd adds 4 products of a code of at most 2, scaled by 64 or 81, for each chunk of 4 x
-        // weights_per_byte weights (of 2.0 bits: a quarter of the weights at each scale).
+        let packed_product = PACKED_CODE_MAX * ACTIVATION_MAX;
+        // As `narrow`: a block is 4 fields of 8 chunks.
+        let packed_narrow = match isa {
+            // vpmaddubsw adds 2 products a lane.
+            Isa::Avx2 | Isa::Avx512 => 4 * 8 * 2 * packed_product,
+            // smlal adds 1.
+            Isa::Neon => 4 * 8 * packed_product,
+            _ => 0,
+        };
+        let packed_widen_blocks = self::widen_blocks(isa, packed_narrow)?;
+        // A lane holds one row. vpdpbusd and sdot add 4 products, scaled by up to 81, 64 or 16, for each chunk of 4 x
+        // weights_per_byte weights (of 2.0 bits: a quarter of the weights at each scale). Whole sums, of 16 products and 16
+        // activations a chunk, are no larger.
+        let scaled = |scale: i64, weights: i64| i64::from(i32::MAX) / (4 * scale * packed_product) * weights;
         let packed_max_cols = match isa.packing().map(|p| p.weights_per_byte) {
             None => 0,
-            Some(5) => i64::from(i32::MAX) / (4 * 2 * 81 * ACTIVATION_MAX) * 20,
-            Some(_) => i64::from(i32::MAX) / (4 * 2 * 64 * ACTIVATION_MAX) * 16,
+            Some(5) => scaled(81, 20),
+            Some(_) if isa.arch() == Arch::Aarch64 => scaled(16, 16),
+            Some(_) => scaled(64, 16),
         };
         // By columns, every column adds a code to the same lane, of five in a byte scaled by 81.
         let columns_max_cols = isa.column_packing().map_or(0, |packing| {
@@ -127,9 +138,24 @@ impl Bounds {
         Ok(Bounds {
             widen_blocks,
             max_cols,
+            packed_widen_blocks,
             packed_max_cols,
             columns_max_cols,
         })
+    }
+}
+
+/// Blocks between two widenings of a 16-bit lane, to which each adds up to `step`; 0 where there are no such lanes.
+fn widen_blocks(isa: Isa, step: i64) -> Result<i64, RenderError> {
+    const MAX: i64 = i16::MAX as i64;
+    match step {
+        0 => Ok(0),
+        1..=MAX => Ok(MAX / step),
+        _ => Err(RenderError::Overflow {
+            isa: isa.name(),
+            step,
+            bits: 16,
+        }),
     }
 }
 
@@ -230,6 +256,7 @@ impl Templates {
         context.insert("template", template);
         context.insert("lanes", &isa.f32_lanes());
         context.insert("widen_blocks", &bounds.widen_blocks);
+        context.insert("packed_widen_blocks", &bounds.packed_widen_blocks);
         if let Some(packing) = isa.packing() {
             context.insert("packing_rows", &packing.rows);
             context.insert("packing_weights", &packing.weights_per_byte);
@@ -487,12 +514,25 @@ mod tests {
                 "{isa:?}: widens too often"
             );
         }
+        // Re-packed: four lanes of smlal share a row.
+        let neon = Bounds::new(Isa::Neon).expect("bounds").packed_widen_blocks;
+        let per_block = 128 / 4 * PACKED_CODE_MAX * ACTIVATION_MAX;
+        assert!(neon * per_block <= i64::from(i16::MAX) && (neon + 1) * per_block > i64::from(i16::MAX));
     }
 
     #[test]
     fn rows_of_published_models_fit_every_level() {
         for &isa in Isa::ALL {
-            assert!(Bounds::new(isa).expect("bounds").max_cols >= 1 << 20, "{isa:?}");
+            let bounds = Bounds::new(isa).expect("bounds");
+            assert!(bounds.max_cols >= 1 << 20, "{isa:?}");
+            // Whole sums of a row, and of its activations.
+            let cols = bounds.packed_max_cols;
+            assert_eq!(cols > 0, isa.packing().is_some(), "{isa:?}");
+            assert!(cols == 0 || cols >= 1 << 18, "{isa:?}");
+            assert!(
+                cols * (PACKED_CODE_MAX + 1) * ACTIVATION_MAX <= i64::from(i32::MAX),
+                "{isa:?}"
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Ternary weights in the layout that a kernel is fastest with, made from I2_S.
 //!
 //! A tile of `rows` rows of W is a sequence of chunks, and row i of the tile owns bytes 4 i .. 4 i + 4 of every chunk: 4 x
-//! `weights_per_byte` weights. A kernel loads a chunk into one register, where each row has a lane of its own, and
-//! reads a matrix from its first byte to its last.
+//! `weights_per_byte` weights. A kernel loads a chunk into one register, on Arm into two, where each row has a lane of its own,
+//! and reads a matrix from its first byte to its last.
 //!
 //! - 4 weights a byte (2.0 bits a weight): the chunk holds four bytes of the row's I2_S as they are, in their order.
 //! - 5 weights a byte (1.6 bits a weight): byte j of chunk k is `c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4`, where `c_i` is the code (0, 1, 2 = -1, 0, +1) of the row's
