@@ -139,7 +139,7 @@ table! {
     /// Type of cached values, also spelled -ctv: likewise [default: f16]
     #[arg(value_name = "TYPE")]
     cache_type_v: CacheType, parse::cache_type, ["LLAMA_ARG_CACHE_TYPE_V"];
-    /// Tokens of prompt per forward pass [default: 512]
+    /// Tokens of prompt per forward pass [default: 256]
     #[arg(short, value_name = "TOKENS")]
     batch_size: usize, parse::batch_size, ["LLAMA_ARG_BATCH"];
     /// Guess tokens from the text so far, and verify them together where that pays: `ngram`, or `none` [default: ngram]

@@ -132,7 +132,7 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
         context: args.ctx_size,
         parallel: 1,
         queue: 1, // a message after an answer that was stopped and is not quite over
-        batch: 512,
+        batch: 256,
         speculation: args.spec_type,
         cache: args.cache.types(),
     };

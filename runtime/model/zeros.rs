@@ -83,8 +83,8 @@ mod tests {
 
     #[test]
     fn the_average_follows_within_a_few_hundred_tokens() {
-        assert!((40..80).contains(&tokens_until_change(0.5, true).unwrap()));
-        assert!((80..120).contains(&tokens_until_change(0.85, false).unwrap()));
+        assert!((20..40).contains(&tokens_until_change(0.5, true).unwrap()));
+        assert!((40..80).contains(&tokens_until_change(0.85, false).unwrap()));
         for steady in [0.701, 0.72, 0.749] {
             assert_eq!(tokens_until_change(steady, true), None);
             assert_eq!(tokens_until_change(steady, false), None);

@@ -27,7 +27,7 @@ impl UseCase {
     pub(super) fn preset(self) -> Preset {
         let (context, parallel, batch) = match self {
             UseCase::HighPerformance => (4096, 8, 1024),
-            UseCase::Balanced => (4096, 4, 512),
+            UseCase::Balanced => (4096, 4, 256),
             UseCase::MemoryEfficient => (2048, 1, 128),
         };
         Preset {

@@ -16,7 +16,7 @@ fn defaults_serve_a_mounted_directory() {
         (s.model.to_str(), s.host.to_string().as_str(), s.port),
         (Some("/models"), "0.0.0.0", 8080)
     );
-    assert_eq!((s.context, s.parallel, s.batch), (Some(4096), Parallel::AtMost(4), 512));
+    assert_eq!((s.context, s.parallel, s.batch), (Some(4096), Parallel::AtMost(4), 256));
     assert!(s.api_keys.is_open() && s.mmap && !s.mlock && s.warnings.is_empty());
 }
 
