@@ -235,7 +235,7 @@ impl Model {
 
     /// Re-packs anew what is re-packed, but in another way than `layout` has it; how many matrices. Passes may run meanwhile, as above.
     ///
-    /// One at a time, so that no more than one has both forms in memory: 4 MB of a model of 2B. Where a group gave up a place, the memory
+    /// One at a time, so that no more than one has both forms in memory: 3.5 or 4.4 MB of a model of 2B. Where a group gave up a place, the memory
     /// is the system's again; the new place is rounded up to huge pages. Stops as [`Model::repack`] does.
     pub fn change_over(&self, layout: &Layout, cancel: &AtomicBool) -> Result<usize, RepackError> {
         let mut changed = 0;
