@@ -60,14 +60,14 @@ pub fn run(args: InspectArgs, machine: &Machine) -> Result<(), CommandError> {
     let mut measured = Ok(());
     if args.sparsity {
         let shares = match &model {
-            Ok(model) => sparsity(Arc::clone(model), &file, machine),
-            Err(_) => Err(CommandError::Nothing("the model cannot be run".to_owned())),
+            Ok(model) => sparsity(Arc::clone(model), &file, machine).map_err(|error| {
+                let why = error.to_string();
+                measured = Err(error);
+                why
+            }),
+            Err(_) => Err("the model cannot be run".to_owned()),
         };
-        report.sparsity = Some(match &shares {
-            Ok(shares) => Ok(shares.clone()),
-            Err(error) => Err(error.to_string()),
-        });
-        measured = shares.map(drop);
+        report.sparsity = Some(shares);
     }
     let mut out = io::stdout().lock();
     match args.json {

@@ -3,6 +3,7 @@
 use super::BenchArgs;
 use crate::cli::common::CommandError;
 use crate::engine::kv::{CacheTypes, KvCache};
+use crate::kernels::reference::BLOCK;
 use crate::machine::limits::Limits;
 use crate::model::Config;
 
@@ -91,6 +92,7 @@ impl Plan {
         let decodes = self.decodes.iter().map(Decode::positions);
         decodes.chain(self.prefills.iter().copied()).max().unwrap_or(1)
     }
+
     /// Most sequences of a measurement, at least one.
     pub fn sequences(&self) -> usize {
         self.decodes.iter().map(|decode| decode.sequences).max().unwrap_or(1)
@@ -123,7 +125,7 @@ impl Plan {
             sequences: self.sequences(),
             tokens: self.capacity(),
             fit,
-            fit_tokens: (may / KvCache::bytes_per_position(config, types).max(1)) as usize,
+            fit_tokens: (may / KvCache::bytes(config, types, BLOCK).max(1)) as usize * BLOCK,
         })
     }
 }
@@ -141,7 +143,7 @@ pub struct TooLarge {
     tokens: usize,
     /// Sequences that fit.
     fit: usize,
-    /// Tokens of a single one that fit, about.
+    /// Tokens of a single one that fit, in whole blocks.
     fit_tokens: usize,
 }
 
