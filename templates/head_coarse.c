@@ -4,7 +4,7 @@
 // Overflow: the caller sees to sum over c of |x(t, c)| < 2^24, so that no sum of products with int8, of any of the columns in any order,
 // leaves i32. Nothing is widened on the way, and every ISA may add as it likes.
 //
-// One token: row after row, one linear stream, prefetched {{ prefetch_bytes }} bytes ahead.
+// One token: row after row, one linear stream, prefetched {{ packed_prefetch_bytes }} bytes ahead.
 // Several: tiles of 4 rows, so that a row is widened once for all tokens of the tile, and the tokens, which do not fit in L1d together, are
 // read once for four rows. The next four rows are prefetched meanwhile, a little in every step, and to L2, where they push no token out:
 // measured on Zen 4 with 8 tokens, 12 GB/s against 8 with a prefetch to L1d, and against 7 with one in the first tile only.
@@ -153,7 +153,7 @@ static inline int32_t sum_512(sums_512 v) {
 static int32_t row(const int8_t *restrict w, const int16_t *restrict x, size_t cols) {
     sums_{{ row_bits }} s0 = ZERO_{{ row_bits }}, s1 = s0, s2 = s0, s3 = s0;
     for (size_t c = 0; c < cols; c += 64, w += 64, x += 64) {
-        {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
+        {% if packed_prefetch_bytes %}__builtin_prefetch(w + {{ packed_prefetch_bytes }});{% endif %}
 {%- for i in range(end=64, step_by=row_lanes) %}
 {%- set s = loop.index0 % 4 %}
         s{{ s }} = mac_{{ row_bits }}(s{{ s }}, widen_{{ row_bits }}(w + {{ i }}), load_{{ row_bits }}(x + {{ i }}));

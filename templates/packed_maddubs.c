@@ -50,9 +50,6 @@ typedef __m256i vec;
 {%- for n in range(start=1, end=packed_tokens + 1) %}
 {%- set twin = n * regs <= 4 %}
 {%- set ahead = packed_prefetch_bytes %}
-{%- if n == 1 %}
-{%- set ahead = prefetch_bytes %}
-{%- endif %}
 // {{ n }} token{{ n | pluralize }}: a and s of fields as they are, b and q of those four times too large.
 static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sums, size_t rows, size_t cols, int32_t *y,
                    size_t y_stride) {

@@ -93,9 +93,6 @@ static inline int8x16_t pair(const int8_t *a, const int8_t *b) {
 #define FIELD3(v) vreinterpretq_s8_u8(vandq_u8(v, three))
 {% for n in range(start=1, end=packed_tokens + 1) %}
 {%- set ahead = packed_prefetch_bytes %}
-{%- if n == 1 %}
-{%- set ahead = prefetch_bytes %}
-{%- endif %}
 {%- set apart = isa != "neon" and n <= 2 %}
 {%- set pairs = isa == "i8mm" and n > 2 %}
 {%- set twin = isa == "neon" and n == 1 or isa == "dotprod" and n <= 4 %}

@@ -69,9 +69,6 @@ static inline __m512i mod81(__m512i v) {
 {% for n in range(start=1, end=packed_tokens + 1) %}
 {%- set twin = n <= 4 %}
 {%- set ahead = packed_prefetch_bytes %}
-{%- if n == 1 %}
-{%- set ahead = prefetch_bytes %}
-{%- endif %}
 // {{ n }} token{{ n | pluralize }}.
 static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sums, size_t rows, size_t cols, int32_t *y,
                    size_t y_stride) {

@@ -345,9 +345,9 @@ fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
             name: "prefetch_bytes",
             value: 4 * line,
             formula: format!("4 x line {line} ({line_from})"),
-            reason: "decode reads each weight once, as one linear stream a thread that the hardware prefetcher brings \
-                     to L2: the software prefetch hides the way from there. Measured on Zen 4 under a hypervisor: 4 \
-                     lines ahead gave 1.5 times the speed of none; 8 KiB ahead, over 4 KiB pages, gave none",
+            reason: "decode from the file's pages reads each weight once, as one linear stream a thread that the hardware \
+                     prefetcher brings to L2: the software prefetch hides the way from there. Measured on Zen 4 under a \
+                     hypervisor: 4 lines ahead gave 1.5 times the speed of none; 8 KiB ahead, over 4 KiB pages, gave none",
         },
         Knob {
             name: "weight_block_bytes",
@@ -425,15 +425,15 @@ fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
             reason: "tokens that share an unpacked chunk of weights: their activations stay in L1d while a block of \
                      weights passes, and each has an accumulator",
         });
-        knobs.push(Knob {
-            name: "packed_prefetch_bytes",
-            value: 32 * line,
-            formula: format!("32 x line {line} ({line_from})"),
-            reason: "several tokens pass re-packed weights slowly, and a line that is late stops every token's products. \
-                     Re-packed weights lie in huge pages, so that the way may be long. Measured on Zen 4 with 8 tokens, \
-                     as parts of the speed from L2: 0.70 with none, 0.83 with 4 lines, 0.99 with 16 and more",
-        });
     }
+    knobs.push(Knob {
+        name: "packed_prefetch_bytes",
+        value: 32 * line,
+        formula: format!("32 x line {line} ({line_from})"),
+        reason: "re-packed weights and the coarse head lie in huge pages, so that the way may be long. Measured on Zen 3, one token, \
+                 GB/s where reading alone reaches 17: 13 with none, 15 with 4 lines, 18.5 with 32 and more. On Zen 4 with 8 \
+                 tokens, as parts of the speed from L2: 0.70 with none, 0.83 with 4 lines, 0.99 with 16 and more",
+    });
     knobs.extend(attention_knobs(isa));
     knobs.push(Knob {
         name: "kv_prefetch_bytes",

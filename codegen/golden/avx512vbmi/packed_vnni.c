@@ -64,7 +64,7 @@ static void tile_1(const uint8_t *w, const int8_t *x, const int32_t *x_sums, siz
         for (int last = 0; last < 2; last++) {
             const int8_t *p0 = last ? tail + 0 : x + 0 * cols;
             for (size_t k = last ? rest == 0 : 0; k < (last ? 1 : chunks); k++) {
-                __builtin_prefetch(w + 256);
+                __builtin_prefetch(w + 2048);
                 const __m512i v = LOAD(w), byte = mod81(v), f = _mm512_permutex2var_epi8(t0, byte, t1);
                 const __m512i h = _mm512_sub_epi8(v, byte);
                 DOT(f0, AND(f, SET8(0x03)), p0);

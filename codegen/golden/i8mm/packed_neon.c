@@ -73,7 +73,7 @@ static void tile_1(const uint8_t *w, const int8_t *x, const int32_t *x_sums, siz
                 const int8x16_t x2_0 = vld1q_s8(p0 + 64);
                 const int8x16_t x3_0 = vld1q_s8(p0 + 96);
                 {
-                    __builtin_prefetch(w + 256);
+                    __builtin_prefetch(w + 2048);
                     const uint8x16_t v0 = vld1q_u8(w + 0);
                     const int8x16_t c0_0 = FIELD0(v0), c1_0 = vreinterpretq_s8_u8(vandq_u8(v0, field1));
                     const int8x16_t c2_0 = vreinterpretq_s8_u8(vandq_u8(v0, field2)), c3_0 = FIELD3(v0);
@@ -106,7 +106,7 @@ static void tile_1(const uint8_t *w, const int8_t *x, const int32_t *x_sums, siz
                     DOT(f3_0_1, c3_1, x3_0, 1);
                 }
                 {
-                    __builtin_prefetch(w + 320);
+                    __builtin_prefetch(w + 2112);
                     const uint8x16_t v0 = vld1q_u8(w + 64);
                     const int8x16_t c0_0 = FIELD0(v0), c1_0 = vreinterpretq_s8_u8(vandq_u8(v0, field1));
                     const int8x16_t c2_0 = vreinterpretq_s8_u8(vandq_u8(v0, field2)), c3_0 = FIELD3(v0);

@@ -63,7 +63,7 @@ static void tile_1(const uint8_t *w, const int8_t *x, const int32_t *x_sums, siz
             int16x8_t b0_0 = a0_0, b0_1 = a0_0, b0_2 = a0_0, b0_3 = a0_0;
             for (; b < end; b++) {
                 for (int quarter = 0; quarter < 4; quarter++, w += 64) {
-                    __builtin_prefetch(w + 256);
+                    __builtin_prefetch(w + 2048);
                     {
                         const uint8x16_t v0 = vld1q_u8(w + 0), v1 = vld1q_u8(w + 16);
                         {

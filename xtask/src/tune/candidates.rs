@@ -39,8 +39,9 @@ impl Metric {
 }
 
 /// Names for `--knob`.
-pub const KNOBS: [&str; 6] = [
+pub const KNOBS: [&str; 7] = [
     "prefetch_bytes",
+    "packed_prefetch_bytes",
     "tile",
     "packed_tokens",
     "tables",
@@ -79,9 +80,15 @@ pub fn around(plan: &VariantPlan, line: u64) -> Vec<Candidate> {
     };
     let metric = |kind, repacked| Metric { kind, repacked };
     let (decode, prefill) = (metric(Kind::Decode, true), metric(Kind::Prefill, true));
-    if planned("prefetch_bytes").is_some() {
+    // Generation reads re-packed weights where there are any, and the file's until then.
+    for (knob, metric) in [
+        ("prefetch_bytes", metric(Kind::Decode, !packs)),
+        ("packed_prefetch_bytes", decode),
+    ] {
         for value in [0, 2 * line, 4 * line, 8 * line, 16 * line, 32 * line, 4096, 8192] {
-            add("prefetch_bytes", vec![("prefetch_bytes", value)], decode);
+            if planned(knob).is_some() {
+                add(knob, vec![(knob, value)], metric);
+            }
         }
     }
     // Where prompts go through tables, tiles take what is too few tokens for them.
@@ -178,12 +185,11 @@ mod tests {
         let target = TargetSpec::resolve(&workspace::targets_dir(), "avx2").unwrap();
         let plan = KernelPlan::new(&target).unwrap().variants.swap_remove(0);
         let all = around(&plan, 64);
-        let tried: BTreeSet<u64> = all
-            .iter()
-            .filter_map(|c| c.values.get("prefetch_bytes").copied())
-            .collect();
-        let mut expected = BTreeSet::from([0, 128, 256, 512, 1024, 2048, 4096, 8192]);
-        expected.remove(&plan.knob("prefetch_bytes"));
-        assert_eq!(tried, expected);
+        for knob in ["prefetch_bytes", "packed_prefetch_bytes"] {
+            let tried: BTreeSet<u64> = all.iter().filter_map(|c| c.values.get(knob).copied()).collect();
+            let mut expected = BTreeSet::from([0, 128, 256, 512, 1024, 2048, 4096, 8192]);
+            expected.remove(&plan.knob(knob));
+            assert_eq!(tried, expected);
+        }
     }
 }
