@@ -62,6 +62,12 @@ const CODE_MAX: i64 = 3;
 const PACKED_CODE_MAX: i64 = 2;
 const ACTIVATION_MAX: i64 = 128;
 
+/// packed_maddubs.c, few tokens: what an activation counts for at most in a block's 16-bit sum: two fields, used four times too
+/// large, 2 products in each of 8 chunks. It just fits, since int8 reaches as much further down as int16.
+const SCALED_FIELDS: i64 = 2 * 8 * 2 * 4 * PACKED_CODE_MAX;
+const _: () = assert!(-SCALED_FIELDS * ACTIVATION_MAX >= i16::MIN as i64);
+const _: () = assert!(SCALED_FIELDS * (ACTIVATION_MAX - 1) <= i16::MAX as i64);
+
 /// What follows from them for one level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -112,7 +118,7 @@ impl Bounds {
         let packed_product = PACKED_CODE_MAX * ACTIVATION_MAX;
         // As `narrow`: a block is 4 fields of 8 chunks.
         let packed_narrow = match isa {
-            // vpmaddubsw adds 2 products a lane.
+            // vpmaddubsw adds 2 products a lane. For few tokens: see SCALED_FIELDS.
             Isa::Avx2 | Isa::Avx512 => 4 * 8 * 2 * packed_product,
             // smlal adds 1.
             Isa::Neon => 4 * 8 * packed_product,
