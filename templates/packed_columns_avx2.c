@@ -5,11 +5,10 @@
 //
 // Two columns at a time: interleaving their bytes gives registers whose 16-bit lanes hold two weights of one row, which is what
 // vpmaddubsw multiplies with two activations. A half of a tile has eight accumulators; masks, codes, products and activations take
-// the other registers. The columns that follow are fetched whole, not a line here and there: memory is read by leaps, and what it
-// reaches is less than half of what one stream does. Measured on Zen 3, 40 KiB ahead and all of a column at a time: skipping pays
-// from 0.71 zeros on, with a quarter of either from 0.77.
+// the other registers. Measured on Zen 3, 40 KiB fetched ahead and all of a column at a time: skipping pays from 0.71 zeros on, with a
+// quarter of either from 0.77.
 //
-// Overflow: a 16-bit lane gets at most 2 * 128 a column, and is widened after {{ column_group }} of them; bounded by the renderer for 32 bits.
+// Overflow: a 16-bit lane gets at most 2 * 128 a column, and is widened after 64 of them; bounded by the renderer for 32 bits.
 // n is a multiple of 4, the caller fills up with zeros.
 {% include "prelude.h" %}
 #include <assert.h>
@@ -21,8 +20,10 @@ typedef int16_t __attribute__((may_alias, aligned(1))) word; // two activations
 #define DOT(acc, codes, x) __asm__("vpaddw %1, %0, %0" : "+x"(acc) : "x"(_mm256_maddubs_epi16(codes, x)))
 
 // Tiles whose sums are kept together, and columns that each of them works off at a time.
-enum { TILES = {{ column_tiles }}, GROUP = {{ column_group }} };
+enum { TILES = {{ column_tiles }}, GROUP = 64 };
 static_assert(GROUP * 2 * 128 <= INT16_MAX && GROUP % 4 == 0, "16-bit lanes");
+
+typedef int32_t tile_sums[{{ column_rows }}];
 
 // sums (rows 64 d + i of half a tile) += columns[0 .. n].
 static void half(const uint8_t *w, size_t stride, const int32_t *columns, const int8_t *x, size_t n, int32_t *sums) {
@@ -51,41 +52,15 @@ static void half(const uint8_t *w, size_t stride, const int32_t *columns, const 
 {%- endfor %}{% endfor %}{% endfor %}
 }
 
-static inline void fetch(const uint8_t *column, size_t tiles) {
-    for (size_t b = 0; b < tiles; b++)
-        __builtin_prefetch(column + 64 * b, 0, 2);
+// sums += one tile of columns[0 .. n].
+static void tile(const uint8_t *w, size_t stride, const int32_t *columns, const int8_t *x, size_t n, int32_t *sums) {
+    half(w, stride, columns, x, n, sums);
+    half(w + 32, stride, columns, x, n, sums + 32);
 }
 
-// At most TILES tiles.
-static void part(const uint8_t *w, size_t stride, const int32_t *columns, const int8_t *x, size_t n, int32_t x_sum, size_t tiles,
-                 int32_t *y) {
-    _Alignas(32) int32_t sums[TILES * {{ column_rows }}];
-    for (size_t i = 0; i < tiles * {{ column_rows }}; i++)
-        sums[i] = -x_sum;
-    // As many bytes ahead, however many tiles a column has here.
-    const size_t ahead = GROUP * TILES / tiles;
-    for (size_t i = 0; i < ahead && i < n; i++)
-        fetch(w + (size_t)columns[i] * stride, tiles);
-    for (size_t g = 0; g < n; g += GROUP) {
-        const size_t m = n - g < GROUP ? n - g : GROUP;
-        for (size_t b = 0; b < tiles; b++) {
-            for (size_t i = g + ahead + GROUP * b / tiles; i < g + ahead + GROUP * (b + 1) / tiles && i < n; i++)
-                fetch(w + (size_t)columns[i] * stride, tiles);
-            for (size_t h = 0; h < 64; h += 32)
-                half(w + 64 * b + h, stride, columns + g, x + g, m, sums + {{ column_rows }} * b + h);
-        }
-    }
-    for (size_t i = 0; i < tiles * {{ column_rows }}; i++)
-        y[i] = sums[i];
+static void finish(const int32_t *sums, int32_t x_sum, int32_t *y) {
+    for (size_t i = 0; i < {{ column_rows }}; i++)
+        y[i] = sums[i] - x_sum;
 }
 
-void sterna_packed_columns__{{ isa }}(const uint8_t *restrict w, size_t stride, const int32_t *restrict columns, const int8_t *restrict x,
-                                      size_t n, int32_t x_sum, size_t tiles, int32_t *restrict y) {
-    while (tiles) {
-        const size_t t = tiles < TILES ? tiles : TILES;
-        part(w, stride, columns, x, n, x_sum, t, y);
-        w += 64 * t;
-        y += {{ column_rows }} * t;
-        tiles -= t;
-    }
-}
+{% include "packed_columns.h" %}

@@ -10,40 +10,7 @@
 // they are widened. For few tokens, where taking bytes apart is half of the work, every other field is used four times too large,
 // with sums of its own: two fields and eight chunks are -32768 to 32512, which 16 bits just hold.
 {% include "prelude.h" %}
-#include <immintrin.h>
-
-typedef int32_t __attribute__((may_alias, aligned(1))) word; // four activations
-{% if vector_bytes == 64 %}
-typedef __m512i vec;
-#define SET8 _mm512_set1_epi8
-#define SET32 _mm512_set1_epi32
-#define SET16 _mm512_set1_epi16
-#define ZERO _mm512_setzero_si512
-#define LOAD(p) _mm512_loadu_si512(p)
-#define STORE(p, v) _mm512_storeu_si512(p, v)
-#define AND _mm512_and_si512
-#define SHR16 _mm512_srli_epi16
-#define SAR32 _mm512_srai_epi32
-#define ADD32 _mm512_add_epi32
-#define SUB32 _mm512_sub_epi32
-#define MADD16 _mm512_madd_epi16
-#define MADDUBS _mm512_maddubs_epi16
-{% else %}
-typedef __m256i vec;
-#define SET8 _mm256_set1_epi8
-#define SET32 _mm256_set1_epi32
-#define SET16 _mm256_set1_epi16
-#define ZERO _mm256_setzero_si256
-#define LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
-#define STORE(p, v) _mm256_storeu_si256((__m256i *)(p), v)
-#define AND _mm256_and_si256
-#define SHR16 _mm256_srli_epi16
-#define SAR32 _mm256_srai_epi32
-#define ADD32 _mm256_add_epi32
-#define SUB32 _mm256_sub_epi32
-#define MADD16 _mm256_madd_epi16
-#define MADDUBS _mm256_maddubs_epi16
-{% endif %}
+{% include "packed_x86.h" %}
 // acc += two products a lane, in place: gcc would add products to one another first, and keep them on the stack.
 #define DOT(acc, codes, x) __asm__("vpaddw %1, %0, %0" : "+{% if vector_bytes == 64 %}v{% else %}x{% endif %}"(acc) : "{% if vector_bytes == 64 %}v{% else %}x{% endif %}"(MADDUBS(codes, x)))
 {% set regs = packing_rows * 4 // vector_bytes %}
@@ -106,25 +73,7 @@ static void tile_{{ n }}(const uint8_t *w, const int8_t *x, const int32_t *x_sum
     }
 }
 {% endfor %}
-void sterna_packed_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows,
-                                    size_t cols, int32_t *restrict y) {
-    tile_1(w, x, &x_sum, rows, cols, y, rows);
-}
-
-static void by_tiles(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums, size_t rows, size_t cols,
-                     size_t tokens, int32_t *restrict y, size_t y_stride) {
-    static void (*const tiles[])(const uint8_t *, const int8_t *, const int32_t *, size_t, size_t, int32_t *, size_t) = {
-        {% for n in range(start=1, end=packed_tokens + 1) %}tile_{{ n }}{% if not loop.last %}, {% endif %}{% endfor %}};
-    while (tokens) {
-        // Parts of nearly the same size: {{ packed_tokens + 1 }} tokens are not {{ packed_tokens }} and 1.
-        const size_t parts = (tokens + {{ packed_tokens - 1 }}) / {{ packed_tokens }}, n = (tokens + parts - 1) / parts;
-        tiles[n - 1](w, x, x_sums, rows, cols, y, y_stride);
-        x += n * cols;
-        x_sums += n;
-        y += n * y_stride;
-        tokens -= n;
-    }
-}
+{% include "packed_tiles.h" %}
 {% set packed = true %}
 {%- include "token_lut.h" %}
 

@@ -524,7 +524,7 @@ pub fn table() -> Vec<Kernel> {
         }
         rows.extend(isa.column_packing().map(|packing| {
             let template = match packing.weights_per_byte {
-                5 => "packed_columns.c",
+                5 => "packed_columns_vbmi.c",
                 _ => "packed_columns_avx2.c",
             };
             integer((Role::PackedColumns, template))

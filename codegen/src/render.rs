@@ -273,8 +273,6 @@ impl Templates {
             context.insert("column_rows", &packing.rows);
             // As many rows as the caller asks for at once (`SUMS` of runtime/kernels/sparse.rs).
             context.insert("column_tiles", &(2560 / packing.rows));
-            // 16-bit lanes hold 127 columns: as many as make their widening cheap.
-            context.insert("column_group", &64);
         }
         for knob in &variant.knobs {
             context.insert(knob.name, &knob.value);

@@ -12,7 +12,7 @@ use super::chat::Chat;
 use super::common::{CacheArgs, CacheDirArgs, CommandError, ModelArgs, TokenList, read_text};
 use crate::engine::background::{Preparing, Priority};
 use crate::engine::kv::KvCache;
-use crate::engine::{Engine, EngineConfig, Event, FinishReason, Request, Sampling, Speculation, Stats};
+use crate::engine::{DEFAULT_BATCH, Engine, EngineConfig, Event, FinishReason, Request, Sampling, Speculation, Stats};
 use crate::machine::cpu::Machine;
 use crate::machine::limits::Threads;
 use crate::text::{ChatTemplate, TemplateError, Tokenizer};
@@ -132,7 +132,7 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
         context: args.ctx_size,
         parallel: 1,
         queue: 1, // a message after an answer that was stopped and is not quite over
-        batch: 256,
+        batch: DEFAULT_BATCH,
         speculation: args.spec_type,
         cache: args.cache.types(),
     };

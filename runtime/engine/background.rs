@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::forward::{COUNTED, Forward, Row};
+use super::forward::{Forward, Row};
 use super::head::Need;
 use super::kv::{CacheTypes, KvCache};
-use super::sparsity::{self, Shares};
+use super::sparsity::{self, COUNTED, Shares};
 use crate::kernels::Variant;
 use crate::machine::limits::{self, Limits};
 use crate::model::zeros::columns_pay;

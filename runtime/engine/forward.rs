@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::head::{Head, Logits, Need};
 use super::kv::KvCache;
-pub use super::sparsity::COUNTED;
 use super::sparsity::{Counts, Shares};
 use crate::kernels::{Angles, AttentionScratch, Heads, Live, QuantRows, Tile, Variant};
 use crate::machine::pool::Pool;
@@ -194,7 +193,7 @@ impl Forward {
         Traffic { body, head, own }
     }
 
-    /// How much of each layer's feed-forward was zero in the passes of at most [`COUNTED`] rows: those that generate. Empty before
+    /// How much of each layer's feed-forward was zero in the passes of at most [`COUNTED`](super::sparsity::COUNTED) rows: those that generate. Empty before
     /// the first.
     pub fn sparsity(&self) -> Vec<Shares> {
         self.sparsity.iter().filter_map(Counts::shares).collect()

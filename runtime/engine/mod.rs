@@ -146,6 +146,10 @@ pub enum SubmitError {
     },
 }
 
+/// Tokens per forward pass where nobody asks for another number. As fast as 128 and 512 (measured on Zen 3 and Zen 4, on one and two
+/// threads); a larger pass only takes more memory.
+pub const DEFAULT_BATCH: usize = 256;
+
 /// Sizes that are fixed when the engine starts.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {

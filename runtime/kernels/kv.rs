@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use super::Variant;
 use super::attention::Tile;
-use super::ops::{Heads, rows_of, with_row};
+use super::ops::{Heads, rows_of, with_memory};
 use super::reference::BLOCK;
 use super::shared::{Shared, share};
 use crate::machine::pool::Pool;
@@ -360,7 +360,7 @@ impl Variant {
 
     /// Calls `store` with x as [`quantize_cached`](super::reference::quantize_cached) has it.
     fn with_codes(&self, x: &[f32], store: impl FnOnce(&[i8], f32)) {
-        with_row(x.len(), |bytes| {
+        with_memory(x.len(), |bytes: &mut [u8]| {
             let (codes, mut inverse, mut sum) = (bytes.as_mut_ptr().cast::<i8>(), 0.0, 0);
             // SAFETY: x and the codes are of one length, and any bytes are codes.
             unsafe {

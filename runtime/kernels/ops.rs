@@ -5,7 +5,6 @@
 //! of a matrix as one linear stream.
 
 use std::cell::RefCell;
-use std::mem::MaybeUninit;
 
 use super::shared::{Shared, share};
 use super::{Variant, abi, reference};
@@ -34,6 +33,45 @@ impl QuantRows {
         self.q.truncate(rows.len() * cols);
         self.scales.truncate(rows.len());
         self.sums.truncate(rows.len());
+    }
+}
+
+/// Writes rows of a [`QuantRows`], several threads at once.
+struct Quantizer<'a> {
+    kernels: &'a Variant,
+    cols: usize,
+    q: Shared<'a, i8>,
+    scales: Shared<'a, f32>,
+    sums: Shared<'a, i32>,
+}
+
+impl<'a> Quantizer<'a> {
+    fn new(kernels: &'a Variant, tokens: usize, cols: usize, out: &'a mut QuantRows) -> Self {
+        out.q.resize(tokens * cols, 0);
+        out.scales.resize(tokens, 0.0);
+        out.sums.resize(tokens, 0);
+        Quantizer {
+            kernels,
+            cols,
+            q: Shared::new(&mut out.q),
+            scales: Shared::new(&mut out.scales),
+            sums: Shared::new(&mut out.sums),
+        }
+    }
+
+    /// Row t = x (cols), quantised.
+    ///
+    /// # Safety
+    /// Nobody else accesses row t meanwhile.
+    unsafe fn row(&self, t: usize, x: &[f32]) {
+        assert_eq!(x.len(), self.cols);
+        // SAFETY: the parts belong to row t alone; x and q hold cols elements each.
+        unsafe {
+            let q = self.q.part(t * self.cols..(t + 1) * self.cols);
+            let (scale, sum) = (self.scales.part(t..t + 1), self.sums.part(t..t + 1));
+            let (q, scale, sum) = (q.as_mut_ptr(), scale.as_mut_ptr(), sum.as_mut_ptr());
+            (self.kernels.quantize)(x.as_ptr(), self.cols, q, scale, sum);
+        }
     }
 }
 
@@ -79,7 +117,7 @@ struct Weights<'a> {
     rescale: abi::Rescale,
 }
 
-/// i32 sums that wait for rescaling on a thread's stack, in elements: 512 KiB.
+/// Most i32 sums that wait for rescaling: 512 KiB.
 const SUMS: usize = 128 << 10;
 
 /// Matrices that one [`Variant::linear`] takes: q, k and v.
@@ -88,19 +126,26 @@ const MAX_JOBS: usize = 4;
 impl Variant {
     /// Quantises x (tokens, cols) row by row into `out`, whose buffers are re-used.
     pub fn quantize(&self, pool: &Pool, x: &[f32], cols: usize, out: &mut QuantRows) {
-        self.quantize_each(pool, rows_of(x, cols), cols, out, |t, quantize| {
-            quantize(&x[t * cols..][..cols])
+        let tokens = rows_of(x, cols);
+        let out = Quantizer::new(self, tokens, cols, out);
+        each_row(pool, tokens, |t| {
+            // SAFETY: each row is visited once.
+            unsafe { out.row(t, &x[t * cols..][..cols]) };
         });
     }
 
     /// The input of a matrix product: RMSNorm of each row of x (tokens, n), quantised.
     pub fn norm_quantize(&self, pool: &Pool, x: &[f32], weight: &[f32], eps: f32, out: &mut QuantRows) {
         let n = weight.len();
-        self.quantize_each(pool, rows_of(x, n), n, out, |t, quantize| {
-            with_floats(n, |normed| {
-                // SAFETY: x, weight and `normed` hold n elements each.
-                unsafe { (self.rmsnorm)(x[t * n..][..n].as_ptr(), weight.as_ptr(), eps, n, normed.as_mut_ptr()) };
-                quantize(normed);
+        let tokens = rows_of(x, n);
+        let out = Quantizer::new(self, tokens, n, out);
+        each_row(pool, tokens, |t| {
+            with_memory(n, |normed: &mut [f32]| {
+                // SAFETY: x, weight and `normed` hold n elements each; each row is visited once.
+                unsafe {
+                    (self.rmsnorm)(x[t * n..][..n].as_ptr(), weight.as_ptr(), eps, n, normed.as_mut_ptr());
+                    out.row(t, normed);
+                }
             });
         });
     }
@@ -115,50 +160,18 @@ impl Variant {
         out: &mut QuantRows,
     ) {
         let n = weight.len();
+        let tokens = rows_of(gate, n);
         assert_eq!(gate.len(), up.len());
-        self.quantize_each(pool, rows_of(gate, n), n, out, |t, quantize| {
+        let out = Quantizer::new(self, tokens, n, out);
+        each_row(pool, tokens, |t| {
             let (gate, up) = (&gate[t * n..][..n], &up[t * n..][..n]);
-            with_floats(2 * n, |row| {
+            with_memory(2 * n, |row: &mut [f32]| {
                 let (inner, normed) = row.split_at_mut(n);
-                // SAFETY: all of them hold n elements.
+                // SAFETY: all of them hold n elements; each row is visited once.
                 unsafe {
                     (self.relu2_mul)(gate.as_ptr(), up.as_ptr(), n, inner.as_mut_ptr());
                     (self.rmsnorm)(inner.as_ptr(), weight.as_ptr(), eps, n, normed.as_mut_ptr());
-                }
-                quantize(normed);
-            });
-        });
-    }
-
-    /// Quantises `tokens` rows of `cols` elements: `row` hands each over to the function that it is given.
-    fn quantize_each(
-        &self,
-        pool: &Pool,
-        tokens: usize,
-        cols: usize,
-        out: &mut QuantRows,
-        row: impl Fn(usize, &mut dyn FnMut(&[f32])) + Sync,
-    ) {
-        out.q.resize(tokens * cols, 0);
-        out.scales.resize(tokens, 0.0);
-        out.sums.resize(tokens, 0);
-        let (q, scales, sums) = (
-            Shared::new(&mut out.q),
-            Shared::new(&mut out.scales),
-            Shared::new(&mut out.sums),
-        );
-        each_row(pool, tokens, |t| {
-            row(t, &mut |x| {
-                assert_eq!(x.len(), cols);
-                // SAFETY: each row is visited once, and its parts belong to it alone; x and q hold cols elements each.
-                unsafe {
-                    let (q, scale, sum) = (
-                        q.part(t * cols..(t + 1) * cols),
-                        scales.part(t..t + 1),
-                        sums.part(t..t + 1),
-                    );
-                    let (q, scale, sum) = (q.as_mut_ptr(), scale.as_mut_ptr(), sum.as_mut_ptr());
-                    (self.quantize)(x.as_ptr(), cols, q, scale, sum);
+                    out.row(t, normed);
                 }
             });
         });
@@ -232,8 +245,6 @@ impl Variant {
     /// Shapes as [`Variant::linear`] asserts; nobody else writes these columns of y.
     unsafe fn linear_rows(&self, x: &QuantRows, w: &Weights<'_>, rows: std::ops::Range<usize>, y: &Shared<'_, f32>) {
         let tokens = x.scales.len();
-        let mut sums = [const { MaybeUninit::<i32>::uninit() }; SUMS];
-        let sums = sums.as_mut_ptr().cast::<i32>();
         let token_block = if tokens == 1 { 1 } else { self.token_block };
         let in_l2 = if tokens == 1 {
             SUMS
@@ -246,28 +257,31 @@ impl Variant {
         let blocks = rows.len().div_ceil(most).max(1);
         let row_block = rows.len().div_ceil(blocks).next_multiple_of(w.tile).max(w.tile);
         assert!(row_block * token_block <= SUMS);
-        for first in rows.clone().step_by(row_block) {
-            let n = row_block.min(rows.end - first);
-            let packed = w.data[first * w.row_bytes..].as_ptr();
-            for t0 in (0..tokens).step_by(token_block) {
-                let m = token_block.min(tokens - t0);
-                let q = x.q[t0 * w.cols..].as_ptr();
-                // SAFETY: `packed` holds n whole rows and `q` m rows of cols elements; `sums` takes m * n, and the
-                // kernels write every one of them. The caller owns these columns of y.
-                unsafe {
-                    if tokens == 1 {
-                        (w.gemv)(packed, q, x.sums[0], n, w.cols, sums);
-                    } else {
-                        (w.gemm)(packed, q, x.sums[t0..].as_ptr(), n, w.cols, m, sums, n);
-                    }
-                    for t in 0..m {
-                        let at = (t0 + t) * w.rows + first;
-                        let out = y.part(at..at + n);
-                        (w.rescale)(sums.add(t * n), n, x.scales[t0 + t], w.scale, out.as_mut_ptr());
+        with_memory(row_block * token_block.min(tokens), |sums: &mut [i32]| {
+            let sums = sums.as_mut_ptr();
+            for first in rows.clone().step_by(row_block) {
+                let n = row_block.min(rows.end - first);
+                let packed = w.data[first * w.row_bytes..].as_ptr();
+                for t0 in (0..tokens).step_by(token_block) {
+                    let m = token_block.min(tokens - t0);
+                    let q = x.q[t0 * w.cols..].as_ptr();
+                    // SAFETY: `packed` holds n whole rows and `q` m rows of cols elements; `sums` takes m * n, and the
+                    // kernels write every one of them. The caller owns these columns of y.
+                    unsafe {
+                        if tokens == 1 {
+                            (w.gemv)(packed, q, x.sums[0], n, w.cols, sums);
+                        } else {
+                            (w.gemm)(packed, q, x.sums[t0..].as_ptr(), n, w.cols, m, sums, n);
+                        }
+                        for t in 0..m {
+                            let at = (t0 + t) * w.rows + first;
+                            let out = y.part(at..at + n);
+                            (w.rescale)(sums.add(t * n), n, x.scales[t0 + t], w.scale, out.as_mut_ptr());
+                        }
                     }
                 }
             }
-        }
+        });
     }
 
     /// Logits: y (tokens, rows) = x (tokens, cols) @ W^T in f32, x as [`round_for_head`] leaves it.
@@ -298,7 +312,7 @@ impl Variant {
         let kernel = self.head_kernel(w);
         let y = Shared::new(y);
         let part = |range: std::ops::Range<usize>| {
-            with_row(row_bytes, |row| {
+            with_memory(row_bytes, |row| {
                 for at in range {
                     w.read_row(rows[at] as usize, row);
                     // SAFETY: one row and one token, of cols elements each; every place of y is written by one thread.
@@ -378,7 +392,7 @@ impl Variant {
     /// One row of a dense matrix as f32.
     pub fn embed(&self, w: &Dense, row: usize, out: &mut [f32]) {
         assert_eq!(out.len(), w.cols);
-        with_row(w.row_bytes(), |data| {
+        with_memory(w.row_bytes(), |data| {
             w.read_row(row, data);
             match w.kind {
                 DenseType::F32 => reference::f32_row(data, out),
@@ -419,32 +433,34 @@ pub fn round_for_head(w: &Dense, x: &mut [f32]) {
     }
 }
 
-/// Calls `job` with `len` bytes of this thread's own, aligned for every type of weight.
-pub(super) fn with_row<R>(len: usize, job: impl FnOnce(&mut [u8]) -> R) -> R {
-    thread_local! {
-        /// Grown to the longest row seen.
-        static ROW: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
-    }
-    ROW.with_borrow_mut(|words| {
-        if words.len() * 8 < len {
-            words.resize(len.div_ceil(8), 0);
-        }
-        // SAFETY: the words have at least so many bytes, and any bytes are words.
-        job(unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) })
-    })
-}
+/// Numbers that any bits are a value of, aligned to 8 bytes at most.
+///
+/// # Safety
+/// To be implemented for such types alone.
+pub(super) unsafe trait Plain {}
+// SAFETY: any bits are a value of these.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
+unsafe impl Plain for i32 {}
+// SAFETY: as above.
+unsafe impl Plain for f32 {}
 
-/// Calls `job` with `len` floats of this thread's own, of any value.
-fn with_floats<R>(len: usize, job: impl FnOnce(&mut [f32]) -> R) -> R {
+/// Calls `job` with `len` elements of this thread's own memory, of any value, aligned to 8 bytes. Panics where `job` does the same.
+///
+/// What a kernel needs beside its arguments does not lie on the stack, which is a thread's smallest memory.
+pub(super) fn with_memory<T: Plain, R>(len: usize, job: impl FnOnce(&mut [T]) -> R) -> R {
     thread_local! {
         /// Grown to the most asked for.
-        static FLOATS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        static WORDS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     }
-    FLOATS.with_borrow_mut(|floats| {
-        if floats.len() < len {
-            floats.resize(len, 0.0);
+    const { assert!(align_of::<T>() <= align_of::<u64>()) };
+    WORDS.with_borrow_mut(|words| {
+        let needed = (len * size_of::<T>()).div_ceil(8);
+        if words.len() < needed {
+            words.resize(needed, 0);
         }
-        job(&mut floats[..len])
+        // SAFETY: the words have at least so many bytes, and any bits are a T, as they are words.
+        job(unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) })
     })
 }
 

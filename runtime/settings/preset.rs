@@ -1,5 +1,7 @@
 //! The presets behind `USE_CASE`: defaults of other settings, which still win when they are given.
 
+use crate::engine::DEFAULT_BATCH;
+
 /// What the deployment is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UseCase {
@@ -27,7 +29,7 @@ impl UseCase {
     pub(super) fn preset(self) -> Preset {
         let (context, parallel, batch) = match self {
             UseCase::HighPerformance => (4096, 8, 1024),
-            UseCase::Balanced => (4096, 4, 256),
+            UseCase::Balanced => (4096, 4, DEFAULT_BATCH),
             UseCase::MemoryEfficient => (2048, 1, 128),
         };
         Preset {

@@ -44,7 +44,6 @@ const GOLDENS: &[(&str, &str)] = &[
     ("avx512vnni", "avx512vnni/i2s_gemv_avx512.c"),
     ("neon", "neon/elementwise.c"),
     ("neon", "neon/i2s_gemv_neon.c"),
-    ("neon", "neon/packed_neon.c"),
     ("dotprod", "dotprod/i2s_gemv_neon.c"),
     ("i8mm", "i8mm/i2s_gemm_i8mm.c"),
     ("i8mm", "i8mm/packed_neon.c"),

@@ -20,21 +20,24 @@
 void sterna_packed_gemv__avx512vbmi(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols, int32_t *restrict y);
 void sterna_packed_gemm__avx512vbmi(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums, size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride);
 
+// Registers of 64 bytes by one set of names, for what packed_*.c do with them on x86-64.
 #include <immintrin.h>
 
 typedef int32_t __attribute__((may_alias, aligned(1))) word; // four activations
-
 typedef __m512i vec;
 #define SET8 _mm512_set1_epi8
+#define SET16 _mm512_set1_epi16
 #define SET32 _mm512_set1_epi32
 #define ZERO _mm512_setzero_si512
-#define LOAD(p) _mm512_loadu_si512(p)
-#define STORE(p, v) _mm512_storeu_si512(p, v)
+#define LOAD(p) _mm512_loadu_si512((const vec *)(p))
+#define STORE(p, v) _mm512_storeu_si512((vec *)(p), v)
 #define AND _mm512_and_si512
 #define SHR16 _mm512_srli_epi16
 #define SAR32 _mm512_srai_epi32
 #define ADD32 _mm512_add_epi32
 #define SUB32 _mm512_sub_epi32
+#define MADD16 _mm512_madd_epi16
+#define MADDUBS _mm512_maddubs_epi16
 
 // acc += four products a lane. The instruction updates its accumulator in place; written with the intrinsic, gcc copies it.
 #define DOT(acc, codes, p) __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*(const word *)(p)))
@@ -1027,18 +1030,20 @@ static void tile_12(const uint8_t *w, const int8_t *x, const int32_t *x_sums, si
     }
 }
 
-void sterna_packed_gemv__avx512vbmi(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows,
-                                    size_t cols, int32_t *restrict y) {
+// The kernels over re-packed weights, from tile_1 to tile_12, of so many tokens each.
+void sterna_packed_gemv__avx512vbmi(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols,
+                              int32_t *restrict y) {
     tile_1(w, x, &x_sum, rows, cols, y, rows);
 }
 
 void sterna_packed_gemm__avx512vbmi(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
-                                    size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
+                              size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
     static void (*const tiles[])(const uint8_t *, const int8_t *, const int32_t *, size_t, size_t, int32_t *, size_t) = {
         tile_1, tile_2, tile_3, tile_4, tile_5, tile_6, tile_7, tile_8, tile_9, tile_10, tile_11, tile_12};
     while (tokens) {
         // Parts of nearly the same size: 13 tokens are not 12 and 1.
-        const size_t parts = (tokens + 11) / 12, n = (tokens + parts - 1) / parts;
+        const size_t parts = (tokens + 11) / 12;
+        const size_t n = (tokens + parts - 1) / parts;
         tiles[n - 1](w, x, x_sums, rows, cols, y, y_stride);
         x += n * cols;
         x_sums += n;
@@ -1046,3 +1051,4 @@ void sterna_packed_gemm__avx512vbmi(const uint8_t *restrict w, const int8_t *res
         tokens -= n;
     }
 }
+

@@ -1022,8 +1022,9 @@ static void tile_8(const uint8_t *w, const int8_t *x, const int32_t *x_sums, siz
     }
 }
 
-void sterna_packed_gemv__i8mm(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows,
-                              size_t cols, int32_t *restrict y) {
+// The kernels over re-packed weights, from tile_1 to tile_8, of so many tokens each.
+void sterna_packed_gemv__i8mm(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols,
+                              int32_t *restrict y) {
     tile_1(w, x, &x_sum, rows, cols, y, rows);
 }
 
@@ -1043,3 +1044,4 @@ void sterna_packed_gemm__i8mm(const uint8_t *restrict w, const int8_t *restrict 
         tokens -= n;
     }
 }
+

@@ -19,7 +19,7 @@ use crate::engine::head::Need;
 use crate::engine::kv::{CacheTypes, KvCache};
 use crate::engine::sparsity::Shares;
 use crate::kernels::Variant;
-use crate::model::Model;
+use crate::model::{Model, Ternary};
 
 /// Tokens of a slice.
 pub const SLICE: usize = 8;
@@ -263,7 +263,8 @@ impl<'a, 'm> Bench<'a, 'm> {
         let speeds: Vec<f64> = runs.seconds.iter().map(|seconds| all / seconds).collect();
         let model = self.runner.forward.model();
         let of_dot = speeds.iter().zip(&runs.dots);
-        let of_dot: Vec<f64> = of_dot.map(|(speed, dot)| speed * macs(model) as f64 / dot).collect();
+        let macs = macs(model, work) / all;
+        let of_dot: Vec<f64> = of_dot.map(|(speed, dot)| speed * macs / dot).collect();
         let head_macs = (model.embedding.rows * model.embedding.cols * work.head_rows) as f64;
         let joules: Option<Vec<f64>> = runs.joules.iter().copied().collect();
         Ok(Measurement {
@@ -276,9 +277,9 @@ impl<'a, 'm> Bench<'a, 'm> {
             spread: spread(&speeds),
             bytes_per_token: work.bytes / all,
             fraction_of_read: median(&runs.fractions),
-            gmac_per_s: median(&speeds) * macs(model) as f64 / 1e9,
+            gmac_per_s: median(&speeds) * macs / 1e9,
             fraction_of_dot: median(&of_dot),
-            macs_per_token: macs(model) as f64 + head_macs / all,
+            macs_per_token: macs + head_macs / all,
             joules_per_token: joules.map(|joules| median(&joules) / all),
             output_hash: runs.hashes[0].to_string(),
         })
@@ -346,8 +347,46 @@ impl Runs {
     }
 }
 
-/// Multiply-adds of the ternary matrices for one token.
-fn macs(model: &Model) -> usize {
+/// Multiply-adds of the ternary matrices. Of tokens without logits the last layer computes keys and values alone.
+fn macs(model: &Model, work: &Work) -> f64 {
+    let of = |w: &Ternary| w.rows * w.cols;
     let matrices = model.layers.iter().flat_map(|layer| layer.matrices());
-    matrices.map(|(_, matrix)| matrix.rows * matrix.cols).sum()
+    let token: usize = matrices.map(|(_, w)| of(w)).sum();
+    let last = model.layers.last().map_or(0, |layer| {
+        let whole: usize = layer.matrices().iter().map(|(_, w)| of(w)).sum();
+        whole - of(&layer.attn_k) - of(&layer.attn_v)
+    });
+    let tokens = work.sequences * work.tokens;
+    (tokens * token) as f64 - ((tokens - work.head_rows) * last) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing;
+
+    #[test]
+    fn the_last_layer_makes_keys_and_values_of_every_token_and_the_rest_where_there_are_logits() {
+        let model = testing::model();
+        let work = |tokens, head_rows| Work {
+            kind: "prefill",
+            sequences: 1,
+            tokens,
+            context: 0,
+            bytes: 0.0,
+            head_rows,
+        };
+        let all: usize = model.matrices().map(|(_, w)| w.rows * w.cols).sum();
+        assert_eq!(macs(&model, &work(3, 3)), 3.0 * all as f64);
+        let last = &model.layers[model.layers.len() - 1];
+        let rest = [
+            &last.attn_q,
+            &last.attn_output,
+            &last.ffn_gate,
+            &last.ffn_up,
+            &last.ffn_down,
+        ];
+        let rest: usize = rest.map(|w| w.rows * w.cols).iter().sum();
+        assert_eq!(macs(&model, &work(3, 1)), (3 * all - 2 * rest) as f64);
+    }
 }

@@ -218,6 +218,7 @@ mod tests {
         let nothing = plan(usize::MAX).within(5).err().expect("nothing fits").to_string();
         assert!(nothing.contains("room for 5"), "{nothing}");
     }
+
     #[test]
     fn sequences_that_do_not_fit_into_memory_are_refused_with_what_fits() {
         let (config, types) = (testing::config(), CacheTypes::default());

@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::*;
 use crate::engine::kv::CacheTypes;
+use crate::engine::sparsity::COUNTED;
 use crate::engine::testing;
 use crate::model::{Layout, Packing};
 

@@ -5,8 +5,7 @@
 //
 // Four columns at a time: interleaving their bytes gives registers whose lanes hold four weights of one row, which
 // is what vpdpbusd multiplies with four activations. The order of rows in a tile undoes what interleaving does to them. Digits are
-// taken apart as in packed_vnni.c, after interleaving. The columns that follow are fetched whole, not a line here and there:
-// memory is read by leaps, and what it reaches is less than half of what one stream does.
+// taken apart as in packed_vnni.c, after interleaving.
 //
 // Overflow: a lane gets at most 162 * 128 a column, bounded by the renderer. n is a multiple of 4, the caller fills up with zeros.
 {% include "prelude.h" %}
@@ -24,6 +23,8 @@ static const uint8_t FIELDS[128] __attribute__((aligned(64))) = {
 
 // Tiles whose sums are kept together, and columns that each of them works off at a time.
 enum { TILES = {{ column_tiles }}, GROUP = 32 };
+
+typedef __m512i tile_sums[20];
 
 static inline __m512i mod81(__m512i v) {
     const __m512i c81 = _mm512_set1_epi8(81);
@@ -60,52 +61,19 @@ static void tile(const uint8_t *w, size_t stride, const int32_t *columns, const 
 {%- endfor %}
 }
 
-static inline void fetch(const uint8_t *column, size_t tiles) {
-    for (size_t b = 0; b < tiles; b++)
-        __builtin_prefetch(column + 64 * b, 0, 2);
-}
-
-// At most TILES tiles.
-static void part(const uint8_t *w, size_t stride, const int32_t *columns, const int8_t *x, size_t n, int32_t x_sum, size_t tiles,
-                 int32_t *y) {
-    __m512i sums[TILES][20];
-    for (size_t b = 0; b < tiles; b++)
-        for (size_t i = 0; i < 20; i++)
-            sums[b][i] = _mm512_setzero_si512();
-    // As many bytes ahead, however many tiles a column has here.
-    const size_t ahead = GROUP * (TILES / tiles);
-    for (size_t i = 0; i < ahead && i < n; i++)
-        fetch(w + (size_t)columns[i] * stride, tiles);
-    for (size_t g = 0; g < n; g += GROUP) {
-        const size_t m = n - g < GROUP ? n - g : GROUP;
-        for (size_t b = 0; b < tiles; b++) {
-            for (size_t i = g + ahead + GROUP * b / tiles; i < g + ahead + GROUP * (b + 1) / tiles && i < n; i++)
-                fetch(w + (size_t)columns[i] * stride, tiles);
-            tile(w + 64 * b, stride, columns + g, x + g, m, sums[b]);
-        }
-    }
+// The sums of a tile less x_sum, in the order of its rows.
+static void finish(const __m512i *sums, int32_t x_sum, int32_t *y) {
     const __m512i minus = _mm512_set1_epi32(x_sum);
-    for (size_t b = 0; b < tiles; b++, y += {{ column_rows }}) {
-        for (size_t j = 0; j < 4; j++) {
-            const __m512i *s = sums[b] + 5 * j;
-            _mm512_storeu_si512(y + 16 * j, _mm512_sub_epi32(s[0], minus));
-            _mm512_storeu_si512(y + 16 * j + 64, _mm512_sub_epi32(_mm512_srai_epi32(s[1], 2), minus));
-            _mm512_storeu_si512(y + 16 * j + 128, _mm512_sub_epi32(_mm512_srai_epi32(s[2], 4), minus));
-            _mm512_storeu_si512(y + 16 * j + 192, _mm512_sub_epi32(_mm512_srai_epi32(s[3], 6), minus));
-            // An exact multiple of 81: times its inverse modulo 2^32.
-            const __m512i top = _mm512_mullo_epi32(s[4], _mm512_set1_epi32(0x781948b1));
-            _mm512_storeu_si512(y + 16 * j + 256, _mm512_sub_epi32(top, minus));
-        }
+    for (size_t j = 0; j < 4; j++) {
+        const __m512i *s = sums + 5 * j;
+        _mm512_storeu_si512(y + 16 * j, _mm512_sub_epi32(s[0], minus));
+        _mm512_storeu_si512(y + 16 * j + 64, _mm512_sub_epi32(_mm512_srai_epi32(s[1], 2), minus));
+        _mm512_storeu_si512(y + 16 * j + 128, _mm512_sub_epi32(_mm512_srai_epi32(s[2], 4), minus));
+        _mm512_storeu_si512(y + 16 * j + 192, _mm512_sub_epi32(_mm512_srai_epi32(s[3], 6), minus));
+        // An exact multiple of 81: times its inverse modulo 2^32.
+        const __m512i top = _mm512_mullo_epi32(s[4], _mm512_set1_epi32(0x781948b1));
+        _mm512_storeu_si512(y + 16 * j + 256, _mm512_sub_epi32(top, minus));
     }
 }
 
-void sterna_packed_columns__{{ isa }}(const uint8_t *restrict w, size_t stride, const int32_t *restrict columns, const int8_t *restrict x,
-                                      size_t n, int32_t x_sum, size_t tiles, int32_t *restrict y) {
-    while (tiles) {
-        const size_t t = tiles < TILES ? tiles : TILES;
-        part(w, stride, columns, x, n, x_sum, t, y);
-        w += 64 * t;
-        y += {{ column_rows }} * t;
-        tiles -= t;
-    }
-}
+{% include "packed_columns.h" %}
