@@ -41,7 +41,7 @@ pub fn run(mut programs: Initramfs, folder: &Path) -> Result<String> {
     let configuration = folder.join("bochsrc");
     fs::write(&configuration, bochsrc(&cd, &serial, &folder.join("bochs.log"))?)?;
     let said = fs::File::create(folder.join("bochs.out"))?;
-    let mut child = Command::new(bochs)
+    let mut child = emulator(&bochs)
         .args(["-q", "-f"])
         .arg(&configuration)
         .stdin(Stdio::piped())
@@ -69,6 +69,22 @@ pub fn run(mut programs: Initramfs, folder: &Path) -> Result<String> {
         read(&folder.join("bochs.out"))
     );
     Ok(printed)
+}
+
+/// Starts what `bochs` is in a network of its own, since its only screen without a window is a server that anybody could connect to; and
+/// lets it end with us.
+fn emulator(bochs: &Path) -> Command {
+    const ALONE: [&str; 5] = ["--map-root-user", "--net", "setpriv", "--pdeathsig", "KILL"];
+    let mut alone = Command::new("unshare");
+    alone.args(ALONE);
+    if tool::output(Command::new("unshare").args(ALONE).arg("true")).is_ok_and(|out| out.code == Some(0)) {
+        alone.arg(bochs);
+        return alone;
+    }
+    println!(
+        "   unshare or setpriv cannot shut the emulator off: its screen is on port 5900 of this machine meanwhile"
+    );
+    Command::new(bochs)
 }
 
 fn read(path: &Path) -> String {
