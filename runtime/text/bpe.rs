@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::thread;
 
 use super::error::TokenizerError;
 use super::vocab::{self, Vocab};
@@ -46,23 +47,18 @@ impl Bpe {
             *id = vocab.id(&[byte]).ok_or(TokenizerError::MissingByte(byte))?;
         }
 
-        let mut parsed: Vec<(u32, u32)> = Vec::with_capacity(list.len); // (result, split), by rank
-        let mut word = Vec::new();
-        for text in list.strings() {
-            let last = parsed.last().map_or(0, |&(id, _)| id);
-            let merge = parse(vocab, text, &mut word, last).ok_or_else(|| TokenizerError::Merge {
-                index: parsed.len(),
-                text: String::from_utf8_lossy(&text[..text.len().min(100)]).into_owned(),
-            })?;
-            parsed.push(merge);
-        }
-        if parsed.len() != list.len {
+        let texts: Vec<&[u8]> = list.strings().collect();
+        if texts.len() != list.len {
             return Err(TokenizerError::Count {
                 key: KEY,
-                found: parsed.len(),
+                found: texts.len(),
                 expected: list.len,
             });
         }
+        let parsed = parse(vocab, &texts).map_err(|index| TokenizerError::Merge {
+            index,
+            text: String::from_utf8_lossy(&texts[index][..texts[index].len().min(100)]).into_owned(),
+        })?;
         let (first, merges) = by_result(&parsed, vocab.len());
         Ok(Bpe { first, merges, bytes })
     }
@@ -128,8 +124,34 @@ impl Bpe {
     }
 }
 
+/// (result, length of the left part) of all merges; the index of one that is none. Half of them are parsed on a thread of their own, since
+/// nothing else at start-up takes as long.
+fn parse(vocab: &Vocab, texts: &[&[u8]]) -> Result<Vec<(u32, u32)>, usize> {
+    let (front, back) = texts.split_at(texts.len() / 2);
+    thread::scope(|scope| {
+        let other = thread::Builder::new().spawn_scoped(scope, || parse_in_order(vocab, back));
+        let mut parsed = parse_in_order(vocab, front)?;
+        let rest = match other {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => parse_in_order(vocab, back), // no thread can be had
+        };
+        parsed.extend(rest.map_err(|index| front.len() + index)?);
+        Ok(parsed)
+    })
+}
+
+fn parse_in_order(vocab: &Vocab, texts: &[&[u8]]) -> Result<Vec<(u32, u32)>, usize> {
+    let mut parsed: Vec<(u32, u32)> = Vec::with_capacity(texts.len());
+    let mut word = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        let last = parsed.last().map_or(0, |&(id, _)| id);
+        parsed.push(parse_one(vocab, text, &mut word, last).ok_or(index)?);
+    }
+    Ok(parsed)
+}
+
 /// (result, length of the left part) of one merge; `last`: the result of the merge before.
-fn parse(vocab: &Vocab, text: &[u8], word: &mut Vec<u8>, last: u32) -> Option<(u32, u32)> {
+fn parse_one(vocab: &Vocab, text: &[u8], word: &mut Vec<u8>, last: u32) -> Option<(u32, u32)> {
     let space = 1 + text.get(1..)?.iter().position(|&b| b == b' ')?;
     word.clear();
     let decoded = vocab::decode_into(&text[..space], word);

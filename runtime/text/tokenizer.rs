@@ -8,7 +8,7 @@ use super::pre::{PRE_TOKENIZERS, PreTokenizer};
 use super::vocab::{Kind, Vocab};
 use crate::model::gguf::{Array, Gguf, ValueType};
 
-/// Tokens that end a turn or a text, by their text: files name only one of theirs as EOS.
+/// Tokens that end a turn or a text, by their text: files name only one of theirs as EOS. All end with `>`.
 const END_TEXTS: [&str; 11] = [
     "<|eot_id|>",
     "<|eom_id|>",
@@ -22,6 +22,14 @@ const END_TEXTS: [&str; 11] = [
     "_<EOT>",
     "<｜end▁of▁sentence｜>",
 ];
+
+const _: () = {
+    let mut i = 0;
+    while i < END_TEXTS.len() {
+        assert!(matches!(END_TEXTS[i].as_bytes(), [.., b'>']));
+        i += 1;
+    }
+};
 
 /// A vocabulary with its merges, and what the file says of special tokens.
 pub struct Tokenizer {
@@ -75,7 +83,9 @@ impl Tokenizer {
         };
         let (bos, eos) = (id("tokenizer.ggml.bos_token_id")?, id("tokenizer.ggml.eos_token_id")?);
         let (eot, eom) = (id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?);
-        let named = (0..vocab.len() as u32).filter(|&id| END_TEXTS.iter().any(|t| t.as_bytes() == vocab.bytes(id)));
+        // Most tokens are told apart by their last byte.
+        let ends_text = |text: &[u8]| text.ends_with(b">") && END_TEXTS.iter().any(|end| end.as_bytes() == text);
+        let named = (0..vocab.len() as u32).filter(|&id| ends_text(vocab.bytes(id)));
         let mut end: Vec<u32> = named.chain([eos, eot, eom].into_iter().flatten()).collect();
         end.sort_unstable();
         end.dedup();

@@ -2,6 +2,7 @@
 
 use std::hash::BuildHasher;
 
+use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::error::TokenizerError;
@@ -102,10 +103,6 @@ impl Vocab {
                 max: u32::MAX as usize,
             })?);
         if encoded {
-            let hash = self.hasher.hash_one(&self.bytes[start..]);
-            if let Some(first) = self.id(&self.bytes[start..]) {
-                return Err(TokenizerError::DuplicateToken { first, second: id });
-            }
             let Vocab {
                 table,
                 bytes,
@@ -113,7 +110,21 @@ impl Vocab {
                 hasher,
                 ..
             } = self;
-            table.insert_unique(hash, id, |&id| hasher.hash_one(slice(bytes, ends, id)));
+            let text = |id| slice(bytes, ends, id);
+            let hash = hasher.hash_one(text(id));
+            match table.entry(
+                hash,
+                |&other| text(other) == text(id),
+                |&other| hasher.hash_one(text(other)),
+            ) {
+                Entry::Vacant(place) => place.insert(id),
+                Entry::Occupied(place) => {
+                    return Err(TokenizerError::DuplicateToken {
+                        first: *place.get(),
+                        second: id,
+                    });
+                }
+            };
         }
         Ok(())
     }
