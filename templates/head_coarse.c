@@ -1,59 +1,78 @@
-// y[t * y_stride + r] = sum over c of w(r, c) * x(t, c): the coarse output head, int8 x int16, exactly.
+// The coded output head, exactly: sums over c of code(r, c) * x(t, c), codes of 6 bits (head_coarse) and of 2 bits (head_fine).
 //
-// W (rows, cols) row-major, cols % 64 == 0; x (tokens, cols).
-// Overflow: the caller sees to sum over c of |x(t, c)| < 2^24, so that no sum of products with int8, of any of the columns in any order,
+// W (rows, cols) by rows, cols % 256 == 0; x (tokens, cols) of int16. A row is blocks of 256 codes, which are 8 fields of 32 words of 16 bits:
+// code 32 k + i of a block is field k of word i. With three words a, b, d of 6 bits a field, 32 words apart,
+//     fields 0, 1, 2 = a, b, d & 63    3, 4, 5 = a, b, d >> 10    6 = a >> 6 & 15 | b >> 2 & 48    7 = d >> 6 & 15 | b >> 4 & 48
+// and with one word of 2 bits a field, field k = a >> 2 k & 3.
+// Overflow: the caller sees to sum over c of |x(t, c)| < 2^24, so that no sum of products with 6 bits, of any of the columns in any order,
 // leaves i32. Nothing is widened on the way, and every ISA may add as it likes.
 //
 // One token: row after row, one linear stream, prefetched {{ packed_prefetch_bytes }} bytes ahead.
-// Several: tiles of 4 rows, so that a row is widened once for all tokens of the tile, and the tokens, which do not fit in L1d together, are
-// read once for four rows. The next four rows are prefetched meanwhile, a little in every step, and to L2, where they push no token out:
-// measured on Zen 4 with 8 tokens, 12 GB/s against 8 with a prefetch to L1d, and against 7 with one in the first tile only.
+// Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows pass, which stay in L2. As many rows from
+// the next on are prefetched meanwhile, a little in every step, and to L2, where they push no token out: measured on Zen 4 with 8 tokens and
+// codes of 8 bits, 12 GB/s against 8 with a prefetch to L1d, and against 7 with one in the first tile only.
 {% include "prelude.h" %}
 {%- if lanes == 16 %}
 {%- set row_bits = 256 %}
+{%- set widths = [256, 512] %}
 {%- set row_lanes = 16 %}
 {%- set tile_bits = 512 %}
 {%- set tile_lanes = 32 %}
-{%- set most = 4 %}
+{%- set tile_rows = 4 %}
 #include <immintrin.h>
 {%- elif lanes == 8 %}
 {%- set row_bits = 256 %}
+{%- set widths = [256] %}
 {%- set row_lanes = 16 %}
 {%- set tile_bits = 256 %}
 {%- set tile_lanes = 16 %}
-{%- set most = 2 %}
+{%- set tile_rows = 2 %}
 #include <immintrin.h>
 {%- elif isa == "baseline" %}
 {%- set row_bits = 128 %}
+{%- set widths = [128] %}
 {%- set row_lanes = 8 %}
 {%- set tile_bits = 128 %}
 {%- set tile_lanes = 8 %}
-{%- set most = 2 %}
+{%- set tile_rows = 2 %}
 #include <emmintrin.h>
 {%- else %}
 {%- set row_bits = 128 %}
+{%- set widths = [128] %}
 {%- set row_lanes = 8 %}
 {%- set tile_bits = 128 %}
 {%- set tile_lanes = 8 %}
-{%- set most = 4 %}
+{%- set tile_rows = 4 %}
 #include <arm_neon.h>
 {%- endif %}
+{%- set most = 4 %}
 {%- set aarch64 = isa == "neon" or isa == "dotprod" or isa == "i8mm" %}
 {%- set in_place = isa == "avxvnni" or isa == "avx512vnni" or isa == "avx512vbmi" %}
 
-// Per register width: `load` of int16, `widen` as many int8 to int16, `mac`: acc + products, added up to int32 lanes, `sum` of the lanes.
+// Per register width: `load` of words, `both` and `either` of their bits, `shr`: shifted right by n, `all` the same,
+// `mac`: acc + products, added up to int32 lanes, `sum` of the lanes.
 {%- if aarch64 %}
 typedef int16x8_t words_128;
 typedef int32x4_t sums_128;
 #define ZERO_128 vdupq_n_s32(0)
 
-static inline words_128 load_128(const int16_t *p) {
+static inline words_128 load_128(const void *p) {
     return vld1q_s16(p);
 }
 
-static inline words_128 widen_128(const int8_t *p) {
-    return vmovl_s8(vld1_s8(p));
+static inline words_128 all_128(int16_t v) {
+    return vdupq_n_s16(v);
 }
+
+static inline words_128 both_128(words_128 a, words_128 b) {
+    return vandq_s16(a, b);
+}
+
+static inline words_128 either_128(words_128 a, words_128 b) {
+    return vorrq_s16(a, b);
+}
+
+#define shr_128(v, n) vreinterpretq_s16_u16(vshrq_n_u16(vreinterpretq_u16_s16(v), n))
 
 static inline sums_128 mac_128(sums_128 acc, words_128 w, words_128 x) {
     return vmlal_high_s16(vmlal_s16(acc, vget_low_s16(w), vget_low_s16(x)), w, x);
@@ -71,13 +90,24 @@ static inline int32_t sum_128(sums_128 v) {
 typedef __m128i words_128, sums_128;
 #define ZERO_128 _mm_setzero_si128()
 
-static inline words_128 load_128(const int16_t *p) {
-    return _mm_loadu_si128((const __m128i *)p);
+static inline words_128 load_128(const void *p) {
+    return _mm_loadu_si128(p);
 }
 
-static inline words_128 widen_128(const int8_t *p) {
-    const __m128i v = _mm_loadl_epi64((const __m128i *)p);
-    return _mm_srai_epi16(_mm_unpacklo_epi8(v, v), 8);
+static inline words_128 all_128(int16_t v) {
+    return _mm_set1_epi16(v);
+}
+
+static inline words_128 both_128(words_128 a, words_128 b) {
+    return _mm_and_si128(a, b);
+}
+
+static inline words_128 either_128(words_128 a, words_128 b) {
+    return _mm_or_si128(a, b);
+}
+
+static inline words_128 shr_128(words_128 v, int n) {
+    return _mm_srli_epi16(v, n);
 }
 
 static inline sums_128 mac_128(sums_128 acc, words_128 w, words_128 x) {
@@ -98,12 +128,24 @@ static inline int32_t sum_128(__m128i v) {
 typedef __m256i words_256, sums_256;
 #define ZERO_256 _mm256_setzero_si256()
 
-static inline words_256 load_256(const int16_t *p) {
-    return _mm256_loadu_si256((const __m256i *)p);
+static inline words_256 load_256(const void *p) {
+    return _mm256_loadu_si256(p);
 }
 
-static inline words_256 widen_256(const int8_t *p) {
-    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+static inline words_256 all_256(int16_t v) {
+    return _mm256_set1_epi16(v);
+}
+
+static inline words_256 both_256(words_256 a, words_256 b) {
+    return _mm256_and_si256(a, b);
+}
+
+static inline words_256 either_256(words_256 a, words_256 b) {
+    return _mm256_or_si256(a, b);
+}
+
+static inline words_256 shr_256(words_256 v, int n) {
+    return _mm256_srli_epi16(v, n);
 }
 
 static inline sums_256 mac_256(sums_256 acc, words_256 w, words_256 x) {
@@ -129,12 +171,24 @@ static inline int32_t sum_256(sums_256 v) {
 typedef __m512i words_512, sums_512;
 #define ZERO_512 _mm512_setzero_si512()
 
-static inline words_512 load_512(const int16_t *p) {
+static inline words_512 load_512(const void *p) {
     return _mm512_loadu_si512(p);
 }
 
-static inline words_512 widen_512(const int8_t *p) {
-    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
+static inline words_512 all_512(int16_t v) {
+    return _mm512_set1_epi16(v);
+}
+
+static inline words_512 both_512(words_512 a, words_512 b) {
+    return _mm512_and_si512(a, b);
+}
+
+static inline words_512 either_512(words_512 a, words_512 b) {
+    return _mm512_or_si512(a, b);
+}
+
+static inline words_512 shr_512(words_512 v, int n) {
+    return _mm512_srli_epi16(v, n);
 }
 {%- if not in_place %}
 
@@ -149,80 +203,135 @@ static inline int32_t sum_512(sums_512 v) {
 {%- endif %}
 {%- endif %}
 
-// In registers of {{ row_bits }} bits{% if tile_bits == 512 %}: as fast from memory as reading alone on Zen 4, where 512 bits take a third longer{% endif %}.
-static int32_t row(const int8_t *restrict w, const int16_t *restrict x, size_t cols) {
+{%- for bits in widths %}
+
+// Field `k` of the words of 6 bits a field, see above.
+static inline __attribute__((always_inline)) words_{{ bits }} field_{{ bits }}(int k, words_{{ bits }} a, words_{{ bits }} b, words_{{ bits }} d) {
+    const words_{{ bits }} w = k % 3 == 0 ? a : k % 3 == 1 ? b : d;
+    if (k < 6) {
+        return k < 3 ? both_{{ bits }}(w, all_{{ bits }}(63)) : shr_{{ bits }}(w, 10);
+    }
+    const words_{{ bits }} low = shr_{{ bits }}(k == 6 ? a : d, 6), high = k == 6 ? shr_{{ bits }}(b, 2) : shr_{{ bits }}(b, 4);
+    return either_{{ bits }}(both_{{ bits }}(low, all_{{ bits }}(15)), both_{{ bits }}(high, all_{{ bits }}(48)));
+}
+{%- endfor %}
+
+// One row, codes of 6 bits, one token. In registers of {{ row_bits }} bits{% if tile_bits == 512 %}: with codes of 8 bits as fast from memory as
+// reading alone on Zen 4, where 512 bits took a third longer{% endif %}.
+static int32_t row(const uint16_t *restrict w, const int16_t *restrict x, size_t cols) {
     sums_{{ row_bits }} s0 = ZERO_{{ row_bits }}, s1 = s0, s2 = s0, s3 = s0;
-    for (size_t c = 0; c < cols; c += 64, w += 64, x += 64) {
-        {% if packed_prefetch_bytes %}__builtin_prefetch(w + {{ packed_prefetch_bytes }});{% endif %}
-{%- for i in range(end=64, step_by=row_lanes) %}
-{%- set s = loop.index0 % 4 %}
-        s{{ s }} = mac_{{ row_bits }}(s{{ s }}, widen_{{ row_bits }}(w + {{ i }}), load_{{ row_bits }}(x + {{ i }}));
+    for (size_t c = 0; c < cols; c += 256, w += 96, x += 256) {
+{%- if packed_prefetch_bytes %}
+        for (size_t line = 0; line < 192; line += 64) {
+            __builtin_prefetch((const char *)w + line + {{ packed_prefetch_bytes }});
+        }
+{%- endif %}
+{%- for i in range(end=32, step_by=row_lanes) %}
+        {
+            const words_{{ row_bits }} a = load_{{ row_bits }}(w + {{ i }}), b = load_{{ row_bits }}(w + {{ 32 + i }}), d = load_{{ row_bits }}(w + {{ 64 + i }});
+{%- for k in range(end=8) %}
+            s{{ k % 4 }} = mac_{{ row_bits }}(s{{ k % 4 }}, field_{{ row_bits }}({{ k }}, a, b, d), load_{{ row_bits }}(x + {{ 32 * k + i }}));
+{%- endfor %}
+        }
 {%- endfor %}
     }
     return sum_{{ row_bits }}(add_{{ row_bits }}(add_{{ row_bits }}(s0, s1), add_{{ row_bits }}(s2, s3)));
 }
 
-// acc = mac(acc, w, x){% if in_place %}, in place: among the many accumulators of a tile, gcc copies with the intrinsic{% endif %}.
+// acc = mac(acc, w, x), in place where gcc copies among the many accumulators of a tile.
 {%- if isa == "avxvnni" %}
 #define MAC(acc, w, x) __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(acc) : "x"(w), "x"(x))
 {%- elif in_place %}
 #define MAC(acc, w, x) __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x))
+{%- elif lanes == 8 %}
+#define MAC(acc, w, x) __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(_mm256_madd_epi16(w, x)))
+{%- elif lanes == 16 %}
+#define MAC(acc, w, x) __asm__("vpaddd %1, %0, %0" : "+v"(acc) : "v"(_mm512_madd_epi16(w, x)))
 {%- else %}
 #define MAC(acc, w, x) acc = mac_{{ tile_bits }}(acc, w, x)
 {%- endif %}
 {%- for tokens in range(start=1, end=most + 1) %}
 
-// 4 rows x {{ tokens }} tokens. The lines from `next` on are prefetched, {{ tokens }} / `all` of 4 rows of them.
-static void tile_{{ tokens }}(const int8_t *restrict w, const int16_t *restrict x, size_t cols, int32_t *restrict y, size_t y_stride,
-                   const int8_t *next, size_t all) {
+// {{ tile_rows }} rows, `row_words` words each, x {{ tokens }} tokens. `ahead` bytes from `next` on are prefetched.
+static void tile_{{ tokens }}(const uint16_t *restrict w, size_t row_words, const int16_t *restrict x, size_t cols, int32_t *restrict y, size_t y_stride,
+                   const char *next, size_t ahead) {
 {%- for t in range(end=tokens) %}
-    sums_{{ tile_bits }} {% for r in range(end=4) %}s{{ r }}{{ t }} = ZERO_{{ tile_bits }}{% if not loop.last %}, {% endif %}{% endfor %};
+    sums_{{ tile_bits }} {% for r in range(end=tile_rows) %}s{{ r }}{{ t }} = ZERO_{{ tile_bits }}{% if not loop.last %}, {% endif %}{% endfor %};
 {%- endfor %}
-    const size_t step = 4 * {{ tokens }} * {{ tile_lanes }} / all;
-    for (size_t c = 0; c < cols; c += {{ tile_lanes }}, next += step) {
+    const size_t step = ahead * {{ tile_lanes * 8 }} / cols;
+    for (size_t c = 0; c < cols; c += 256, w += 96) {
+{%- for i in range(end=32, step_by=tile_lanes) %}
         for (size_t line = 0; line < step; line += 64) {
             __builtin_prefetch(next + line, 0, 2);
         }
-{%- for r in range(end=4) %}
-        const words_{{ tile_bits }} w{{ r }} = widen_{{ tile_bits }}(w + {{ r }} * cols + c);
+        next += step;
+{%- for k in range(end=8) %}
+        {
+            // Opaque, since the words of all rows are too many to be kept from one field to the next.
+            __asm__("" : "+r"(w));
+{%- for r in range(end=tile_rows) %}
+            const uint16_t *p{{ r }} = w + {{ r }} * row_words + {{ i }};
+            const words_{{ tile_bits }} w{{ r }} = field_{{ tile_bits }}({{ k }}, load_{{ tile_bits }}(p{{ r }}), load_{{ tile_bits }}(p{{ r }} + 32), load_{{ tile_bits }}(p{{ r }} + 64));
 {%- endfor %}
 {%- for t in range(end=tokens) %}
-        const words_{{ tile_bits }} x{{ t }} = load_{{ tile_bits }}(x + {{ t }} * cols + c);
-{%- for r in range(end=4) %}
-        MAC(s{{ r }}{{ t }}, w{{ r }}, x{{ t }});
+            const words_{{ tile_bits }} x{{ t }} = load_{{ tile_bits }}(x + {{ t }} * cols + c + {{ 32 * k + i }});
+{%- for r in range(end=tile_rows) %}
+            MAC(s{{ r }}{{ t }}, w{{ r }}, x{{ t }});
+{%- endfor %}
+{%- endfor %}
+        }
 {%- endfor %}
 {%- endfor %}
     }
 {%- for t in range(end=tokens) %}
-{%- for r in range(end=4) %}
+{%- for r in range(end=tile_rows) %}
     y[{{ t }} * y_stride + {{ r }}] = sum_{{ tile_bits }}(s{{ r }}{{ t }});
 {%- endfor %}
 {%- endfor %}
 }
 {%- endfor %}
 
-void sterna_head_coarse__{{ isa }}(const int8_t *restrict w, const int16_t *restrict x, size_t rows, size_t cols,
+void sterna_head_coarse__{{ isa }}(const uint16_t *restrict w, const int16_t *restrict x, size_t rows, size_t cols,
                                size_t tokens, int32_t *restrict y, size_t y_stride) {
-    size_t r = 0;
-    if (tokens > 1) {
-        for (; r + 4 <= rows; r += 4, w += 4 * cols) {
-            const int8_t *next = w + 4 * cols;
-            size_t t = 0;
-            for (; t + {{ most }} <= tokens; t += {{ most }}) {
-                tile_{{ most }}(w, x + t * cols, cols, y + t * y_stride + r, y_stride, next + 4 * cols * t / tokens, tokens);
-            }
-            switch (tokens - t) {
-{%- for rest in range(start=1, end=most) %}
-            case {{ rest }}:
-                tile_{{ rest }}(w, x + t * cols, cols, y + t * y_stride + r, y_stride, next + 4 * cols * t / tokens, tokens);
+    const size_t row_words = cols / 256 * 96;
+    const size_t tiled = tokens > 1 ? rows / {{ tile_rows }} * {{ tile_rows }} : 0;
+    for (size_t t = 0, n; tiled > 0 && t < tokens; t += n) {
+        n = tokens - t < {{ most }} ? tokens - t : {{ most }};
+        // Of the next rows' bytes, the part that these tokens are of all.
+        const char *next = (const char *)(w + rows * row_words);
+        const size_t from = {{ tile_rows }} * 2 * row_words * t / tokens, ahead = {{ tile_rows }} * 2 * row_words * (t + n) / tokens - from;
+        for (size_t r = 0; r < tiled; r += {{ tile_rows }}) {
+            const uint16_t *tile = w + r * row_words;
+            const char *there = next + 2 * r * row_words + from;
+            switch (n) {
+{%- for some in range(start=1, end=most + 1) %}
+            case {{ some }}:
+                tile_{{ some }}(tile, row_words, x + t * cols, cols, y + t * y_stride + r, y_stride, there, ahead);
                 break;
 {%- endfor %}
             }
         }
     }
-    for (; r < rows; r++, w += cols) {
+    for (size_t r = tiled; r < rows; r++) {
         for (size_t t = 0; t < tokens; t++) {
-            y[t * y_stride + r] = row(w, x + t * cols, cols);
+            y[t * y_stride + r] = row(w + r * row_words, x + t * cols, cols);
         }
     }
+}
+
+// One row, codes of 2 bits, one token.
+void sterna_head_fine__{{ isa }}(const uint16_t *restrict w, const int16_t *restrict x, size_t cols, int32_t *restrict y) {
+    sums_{{ row_bits }} s0 = ZERO_{{ row_bits }}, s1 = s0, s2 = s0, s3 = s0;
+    for (size_t c = 0; c < cols; c += 256, w += 32, x += 256) {
+{%- for i in range(end=32, step_by=row_lanes) %}
+        {
+            const words_{{ row_bits }} a = load_{{ row_bits }}(w + {{ i }});
+            s0 = mac_{{ row_bits }}(s0, both_{{ row_bits }}(a, all_{{ row_bits }}(3)), load_{{ row_bits }}(x + {{ i }}));
+{%- for k in range(start=1, end=8) %}
+            s{{ k % 4 }} = mac_{{ row_bits }}(s{{ k % 4 }}, both_{{ row_bits }}(shr_{{ row_bits }}(a, {{ 2 * k }}), all_{{ row_bits }}(3)), load_{{ row_bits }}(x + {{ 32 * k + i }}));
+{%- endfor %}
+        }
+{%- endfor %}
+    }
+    *y = sum_{{ row_bits }}(add_{{ row_bits }}(add_{{ row_bits }}(s0, s1), add_{{ row_bits }}(s2, s3)));
 }

@@ -211,8 +211,10 @@ pub enum Role {
     HeadQ8_0,
     /// Output head over Q6_K rows.
     HeadQ6K,
-    /// Coarse output head: int8 codes of the rows times int16 activations.
+    /// Coarse output head: 6 bits of the rows' codes times int16 activations.
     HeadCoarse,
+    /// One row of it: the other 2 bits.
+    HeadFine,
     /// For benchmarks: reads memory.
     ProbeRead,
     /// For benchmarks: dot products on registers.
@@ -253,6 +255,7 @@ impl Role {
         Role::HeadQ8_0,
         Role::HeadQ6K,
         Role::HeadCoarse,
+        Role::HeadFine,
         Role::ProbeRead,
         Role::ProbeDot,
     ];
@@ -294,6 +297,7 @@ impl Role {
             Role::HeadQ8_0 => "head_q8_0",
             Role::HeadQ6K => "head_q6_k",
             Role::HeadCoarse => "head_coarse",
+            Role::HeadFine => "head_fine",
             Role::ProbeRead => "probe_read",
             Role::ProbeDot => "probe_dot",
         }
@@ -432,7 +436,7 @@ impl Role {
             ],
             // The same in integers.
             Role::HeadCoarse => &[
-                ("w", ConstI8),
+                ("w", ConstU16),
                 ("x", ConstI16),
                 ("rows", Size),
                 ("cols", Size),
@@ -440,6 +444,8 @@ impl Role {
                 ("y", MutI32),
                 ("y_stride", Size),
             ],
+            // y[0] = w . x
+            Role::HeadFine => &[("w", ConstU16), ("x", ConstI16), ("cols", Size), ("y", MutI32)],
             // y[0] = sum of the 32-bit words of w (n bytes), modulo 2^32
             Role::ProbeRead => &[("w", ConstU8), ("n", Size), ("ahead", Size), ("y", MutI32)],
             // y[0] = multiply-adds made
@@ -477,6 +483,7 @@ const INTEGER: &[(Isa, &str, &str)] = &[
 /// Integer kernels in one text for every level.
 const INTEGER_ONCE: &[(Role, &str)] = &[
     (Role::HeadCoarse, "head_coarse.c"),
+    (Role::HeadFine, "head_coarse.c"),
     (Role::ProbeRead, "probe.c"),
     (Role::ProbeDot, "probe.c"),
 ];

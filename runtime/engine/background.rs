@@ -237,7 +237,7 @@ fn code_head(model: &Model, kept: Option<&mut Sidecar>, cancel: &AtomicBool) {
         Ok(()) => tracing::info!(
             mib = CoarseHead::bytes_for(&model.embedding) >> 20,
             ms = began.elapsed().as_millis() as u64,
-            "output head coded in int8: the same tokens for half of the bytes"
+            "output head coded: the same tokens for three eighths of its bytes"
         ),
         Err(reason) => tracing::info!("the output head is read as the file has it: {reason}"),
     }

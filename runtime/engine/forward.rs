@@ -185,8 +185,9 @@ impl Forward {
         let embedding = &self.model.embedding;
         let mut head = embedding.data.len();
         if let Some(coarse) = self.model.coarse.get() {
-            own += coarse.bytes();
-            head = coarse.bytes() + self.head().rescored() * embedding.row_bytes();
+            let codes = coarse.bytes(self.head().refined());
+            own += codes;
+            head = codes + self.head().rescored() * embedding.row_bytes();
         } else if !self.model.mapping.is_mapped() {
             own += head;
         }
@@ -357,10 +358,10 @@ impl Forward {
 }
 
 /// The first `len` elements, after growing to so many.
-pub(super) fn grow(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(super) fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     if buffer.len() < len {
         // Nothing in a buffer outlives its pass: allocating anew is zeroed by the system, and copies nothing.
-        *buffer = vec![0.0; len];
+        *buffer = vec![T::default(); len];
     }
     &mut buffer[..len]
 }

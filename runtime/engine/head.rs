@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::forward::{all_finite, grow};
 use super::sampling::Best;
-use crate::kernels::{Variant, round_for_head};
+use crate::kernels::{Lines, Variant, round_for_head};
 use crate::machine::pool::Pool;
 use crate::model::{CoarseHead, CoarseToken, Model};
 
@@ -69,17 +69,21 @@ pub struct Head {
     logits: Vec<f32>,
     /// Of all rows, one after the other.
     candidates: Vec<Candidate>,
-    /// Of the coarse pass: activations as integers (m, hidden).
-    q: Vec<i16>,
+    /// Of the coarse pass: activations as integers (m, padded hidden).
+    q: Lines<i16>,
     /// (m)
     tokens: Vec<CoarseToken>,
+    /// Sums over coarse codes (m, vocab).
+    sums: Vec<i32>,
     /// Intervals of the logits (m, vocab).
     lower: Vec<f32>,
     /// (m, vocab)
     upper: Vec<f32>,
-    /// Tokens to rescore, and their logits.
+    /// Tokens to look at again, and their logits or the ends of their intervals.
     ids: Vec<u32>,
-    exact: Vec<f32>,
+    values: Vec<f32>,
+    /// Rows whose fine codes were read.
+    refined: usize,
     /// The likeliest by their intervals.
     best: Vec<Candidate>,
 }
@@ -98,6 +102,11 @@ impl Head {
         self.candidates.len()
     }
 
+    /// Logits of the last pass whose intervals were made narrower before.
+    pub fn refined(&self) -> usize {
+        self.refined
+    }
+
     /// logits = token_embd @ rms(x) for the rows of x (n, hidden) that want them, all or those that are needed. `rows` (n) are their
     /// indices in the pass, ascending, and what each wants. A row with a logit that is not finite is marked in `broken`.
     pub fn run(
@@ -112,6 +121,7 @@ impl Head {
         let hidden = model.config.hidden;
         self.found.clear();
         self.candidates.clear();
+        self.refined = 0;
         self.wanted.clear();
         let wants = |need: Need| need != Need::None;
         self.wanted
@@ -169,13 +179,14 @@ impl Head {
         if !all_finite(input) {
             return;
         }
-        self.q.resize(m * hidden, 0);
+        let padded = coarse.padded_cols();
+        self.q.resize(m * padded);
         self.tokens.clear();
-        let rows = input.chunks_exact(hidden).zip(self.q.chunks_exact_mut(hidden));
+        let rows = input.chunks_exact(hidden).zip(self.q.chunks_exact_mut(padded));
         self.tokens.extend(rows.map(|(x, q)| CoarseToken::new(x, q)));
-        let lower = grow(&mut self.lower, m * vocab);
-        let upper = grow(&mut self.upper, m * vocab);
-        kernels.head_coarse(pool, coarse, &self.tokens, &self.q, lower, upper);
+        let sums = grow(&mut self.sums, m * vocab);
+        let bounds = (grow(&mut self.lower, m * vocab), grow(&mut self.upper, m * vocab));
+        kernels.head_coarse(pool, coarse, &self.tokens, &self.q, sums, bounds);
 
         let mut whole = 0;
         for (i, need) in needs.enumerate() {
@@ -188,12 +199,12 @@ impl Head {
                 kernels.head_rows(pool, &model.embedding, x, ids, exact);
             };
             // No less than `top` rows reach the least logit of any `top` rows: of the best by their lower ends, for instance.
-            let (lower, upper) = (&self.lower[i * vocab..][..vocab], &self.upper[i * vocab..][..vocab]);
-            best_of(lower, top, &mut self.best);
+            let of_row = i * vocab..(i + 1) * vocab;
+            best_of(&self.lower[of_row.clone()], top, &mut self.best);
             self.ids.clear();
             self.ids.extend(self.best.iter().map(|c| c.id));
-            rescore(&self.ids, &mut self.exact);
-            let least = self.exact.iter().copied().fold(f32::INFINITY, f32::min);
+            rescore(&self.ids, &mut self.values);
+            let least = self.values.iter().copied().fold(f32::INFINITY, f32::min);
             // Rounded down, however the subtraction rounds.
             let least = if margin > 0.0 {
                 (least - margin).next_down()
@@ -201,14 +212,20 @@ impl Head {
                 least
             };
             self.ids.clear();
-            each_at_least(upper, least, |id| self.ids.push(id as u32));
+            each_at_least(&self.upper[of_row.clone()], least, |id| self.ids.push(id as u32));
+            self.refined += self.ids.len();
+            self.values.resize(self.ids.len(), 0.0);
+            let token = (&self.tokens[i], &self.q[i * padded..][..padded]);
+            kernels.head_fine(pool, coarse, token, &self.sums[of_row], &self.ids, &mut self.values);
+            let mut uppers = self.values.iter();
+            self.ids.retain(|_| uppers.next().is_some_and(|&upper| upper >= least));
             if self.ids.len() > most_candidates(model) {
                 self.found.push(Found::All(whole));
                 whole += 1;
             } else {
                 let first = self.candidates.len();
-                rescore(&self.ids, &mut self.exact);
-                let some = self.ids.iter().zip(&self.exact);
+                rescore(&self.ids, &mut self.values);
+                let some = self.ids.iter().zip(&self.values);
                 self.candidates
                     .extend(some.map(|(&id, &value)| Candidate { id, value }));
                 self.found.push(Found::Candidates(first..self.candidates.len()));

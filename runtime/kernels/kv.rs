@@ -5,7 +5,8 @@ use std::ptr::NonNull;
 
 use super::Variant;
 use super::attention::Tile;
-use super::ops::{Heads, rows_of, with_memory};
+use super::lines::with_memory;
+use super::ops::{Heads, rows_of};
 use super::reference::BLOCK;
 use super::shared::{Shared, share};
 use crate::machine::pool::Pool;

@@ -10,6 +10,7 @@
 
 mod attention;
 mod kv;
+mod lines;
 pub mod ops;
 mod probe;
 pub mod reference;
@@ -18,6 +19,7 @@ mod sparse;
 
 pub use attention::{AttentionScratch, Tile};
 pub use kv::{Angles, CacheType, CacheTypes, KvCache};
+pub use lines::Lines;
 pub use ops::{Heads, QuantRows, round_for_head};
 pub use sparse::Live;
 
@@ -89,6 +91,7 @@ pub struct Variant {
     head_q8_0: abi::HeadQ80,
     head_q6_k: abi::HeadQ6K,
     head_coarse: abi::HeadCoarse,
+    head_fine: abi::HeadFine,
     probe_read: abi::ProbeRead,
     probe_dot: abi::ProbeDot,
 }

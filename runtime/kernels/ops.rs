@@ -4,8 +4,7 @@
 //! Threads split rows, heads or tokens, never a sum: results do not depend on their number. Each thread reads its share
 //! of a matrix as one linear stream.
 
-use std::cell::RefCell;
-
+use super::lines::{Lines, with_memory};
 use super::shared::{Shared, share};
 use super::{Variant, abi, reference};
 use crate::machine::pool::Pool;
@@ -15,7 +14,7 @@ use crate::model::{CoarseHead, CoarseToken, Config, Dense, DenseType, Packed, Te
 #[derive(Debug, Default, PartialEq)]
 pub struct QuantRows {
     /// (tokens, cols)
-    pub q: Vec<i8>,
+    pub q: Lines<i8>,
     /// s of each row: q = round(x * s). NaN where a row was not finite.
     pub scales: Vec<f32>,
     /// Sum of each row's q.
@@ -30,7 +29,7 @@ impl QuantRows {
             self.scales[to] = self.scales[from];
             self.sums[to] = self.sums[from];
         }
-        self.q.truncate(rows.len() * cols);
+        self.q.resize(rows.len() * cols);
         self.scales.truncate(rows.len());
         self.sums.truncate(rows.len());
     }
@@ -47,7 +46,7 @@ struct Quantizer<'a> {
 
 impl<'a> Quantizer<'a> {
     fn new(kernels: &'a Variant, tokens: usize, cols: usize, out: &'a mut QuantRows) -> Self {
-        out.q.resize(tokens * cols, 0);
+        out.q.resize(tokens * cols);
         out.scales.resize(tokens, 0.0);
         out.sums.resize(tokens, 0);
         Quantizer {
@@ -305,13 +304,11 @@ impl Variant {
 
     /// Single logits, with the bits of [`Variant::head`]: y (n) = W\[rows\] . x, for n rows in any order, x (cols).
     pub fn head_rows(&self, pool: &Pool, w: &Dense, x: &[f32], rows: &[u32], y: &mut [f32]) {
-        /// Rows that are not worth waking a thread for.
-        const FEW: usize = 8;
         assert!(x.len() == w.cols && y.len() == rows.len());
         let row_bytes = w.row_bytes();
         let kernel = self.head_kernel(w);
         let y = Shared::new(y);
-        let part = |range: std::ops::Range<usize>| {
+        some_rows(pool, rows.len(), |range| {
             with_memory(row_bytes, |row| {
                 for at in range {
                     w.read_row(rows[at] as usize, row);
@@ -322,12 +319,7 @@ impl Variant {
                     }
                 }
             });
-        };
-        if rows.len() <= FEW {
-            part(0..rows.len());
-        } else {
-            pool.run(&|thread| part(share(rows.len(), 1, thread, pool.threads())));
-        }
+        });
     }
 
     /// The kernel for the rows of `w`, whose size and alignment it relies on.
@@ -345,45 +337,77 @@ impl Variant {
         }
     }
 
-    /// Intervals that contain the logits of [`Variant::head`], as `lower` and `upper` (tokens, rows) ends. `q` (tokens, cols)
-    /// are the activations' integers, from [`CoarseToken::new`]. Reads each code once, for all tokens.
+    /// Intervals that contain the logits of [`Variant::head`], as `lower` and `upper` (tokens, rows) ends, and the sums that they come from.
+    /// `q` (tokens, padded cols) are the activations' integers, from [`CoarseToken::new`]. Reads each coarse code once, for all tokens.
     pub fn head_coarse(
         &self,
         pool: &Pool,
         head: &CoarseHead,
         tokens: &[CoarseToken],
         q: &[i16],
-        lower: &mut [f32],
-        upper: &mut [f32],
+        sums: &mut [i32],
+        (lower, upper): (&mut [f32], &mut [f32]),
     ) {
-        /// Rows and tokens whose sums wait on a thread's stack.
+        /// Rows and tokens whose sums are still in the cache when intervals are made of them.
         const ROWS: usize = 64;
         const TOKENS: usize = 16;
-        let (rows, cols) = head.shape();
-        assert!(cols.is_multiple_of(64) && head.codes().len() == rows * cols);
-        assert!(q.len() == tokens.len() * cols && lower.len() == tokens.len() * rows && upper.len() == lower.len());
-        for q in q.chunks_exact(cols) {
-            let sum: u64 = q.iter().map(|&q| u64::from(q.unsigned_abs())).sum();
-            assert!(sum < 1 << 24, "a sum of products could leave i32");
-        }
-        let (lower, upper) = (Shared::new(lower), Shared::new(upper));
+        let (rows, cols) = (head.rows(), head.padded_cols());
+        assert!(cols.is_multiple_of(256) && head.coarse_codes().len() == rows * cols / 4 * 3);
+        assert!(q.len() == tokens.len() * cols && sums.len() == tokens.len() * rows);
+        assert!(lower.len() == sums.len() && upper.len() == sums.len());
+        q.chunks_exact(cols).for_each(check_integers);
+        let (sums, lower, upper) = (Shared::new(sums), Shared::new(lower), Shared::new(upper));
         pool.run(&|thread| {
-            let mut sums = [0; ROWS * TOKENS];
             let share = share(rows, ROWS, thread, pool.threads());
             for first in share.clone().step_by(ROWS) {
                 let n = ROWS.min(share.end - first);
-                let codes = head.codes()[first * cols..].as_ptr().cast();
+                let codes = head.coarse_codes()[first * (cols / 4 * 3)..].as_ptr().cast();
                 for (i, tokens) in tokens.chunks(TOKENS).enumerate() {
                     let q = q[i * TOKENS * cols..].as_ptr();
-                    // SAFETY: n rows of codes and tokens.len() of q, of cols elements each; sums takes n for each token,
-                    // ROWS apart.
-                    unsafe { (self.head_coarse)(codes, q, n, cols, tokens.len(), sums.as_mut_ptr(), ROWS) };
+                    // SAFETY: n rows of codes and tokens.len() of q, of cols elements each; the kernel writes n sums of each token, `rows`
+                    // apart. Threads get disjoint rows.
+                    unsafe {
+                        let sums = sums.start().add(i * TOKENS * rows + first);
+                        (self.head_coarse)(codes, q, n, cols, tokens.len(), sums, rows);
+                    }
                     for (t, token) in tokens.iter().enumerate() {
                         let at = (i * TOKENS + t) * rows + first;
+                        let part = at..at + n;
                         // SAFETY: threads get disjoint rows.
-                        let (lower, upper) = unsafe { (lower.part(at..at + n), upper.part(at..at + n)) };
-                        head.bounds(first, &sums[t * ROWS..][..n], token, lower, upper);
+                        let (sums, lower, upper) =
+                            unsafe { (sums.part(part.clone()), lower.part(part.clone()), upper.part(part)) };
+                        head.coarse_bounds(first, sums, token, lower, upper);
                     }
+                }
+            }
+        });
+    }
+
+    /// The upper ends of narrower intervals, `upper` (n), of some logits of one token: `rows` (n) of W. `q` (padded cols) are its integers,
+    /// `sums` (rows of W) from [`Variant::head_coarse`].
+    pub fn head_fine(
+        &self,
+        pool: &Pool,
+        head: &CoarseHead,
+        (token, q): (&CoarseToken, &[i16]),
+        sums: &[i32],
+        rows: &[u32],
+        upper: &mut [f32],
+    ) {
+        let cols = head.padded_cols();
+        assert!(cols.is_multiple_of(256) && head.fine_codes().len() == head.rows() * cols / 4);
+        assert!(q.len() == cols && sums.len() == head.rows() && upper.len() == rows.len());
+        check_integers(q);
+        let codes = |row: usize| head.fine_codes()[row * (cols / 4)..][..cols / 4].as_ptr().cast();
+        let upper = Shared::new(upper);
+        some_rows(pool, rows.len(), |range| {
+            for at in range {
+                let row = rows[at] as usize;
+                let mut sum = 0;
+                // SAFETY: one row of codes, and one of q; every place of `upper` is written by one thread.
+                unsafe {
+                    (self.head_fine)(codes(row), q.as_ptr(), cols, &mut sum);
+                    upper.part(at..at + 1)[0] = head.fine_bounds(row, sums[row], sum, token).1;
                 }
             }
         });
@@ -426,42 +450,17 @@ impl Variant {
     }
 }
 
+/// Panics where a sum of products of codes with these integers could leave i32.
+fn check_integers(q: &[i16]) {
+    let sum: u64 = q.iter().map(|&q| u64::from(q.unsigned_abs())).sum();
+    assert!(sum < 1 << 24, "a sum of products could leave i32");
+}
+
 /// Rounds activations to what the head over `w` multiplies: over F16 rows, to f16, as bitnet.cpp does.
 pub fn round_for_head(w: &Dense, x: &mut [f32]) {
     if w.kind == DenseType::F16 {
         x.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32());
     }
-}
-
-/// Numbers that any bits are a value of, aligned to 8 bytes at most.
-///
-/// # Safety
-/// To be implemented for such types alone.
-pub(super) unsafe trait Plain {}
-// SAFETY: any bits are a value of these.
-unsafe impl Plain for u8 {}
-// SAFETY: as above.
-unsafe impl Plain for i32 {}
-// SAFETY: as above.
-unsafe impl Plain for f32 {}
-
-/// Calls `job` with `len` elements of this thread's own memory, of any value, aligned to 8 bytes. Panics where `job` does the same.
-///
-/// What a kernel needs beside its arguments does not lie on the stack, which is a thread's smallest memory.
-pub(super) fn with_memory<T: Plain, R>(len: usize, job: impl FnOnce(&mut [T]) -> R) -> R {
-    thread_local! {
-        /// Grown to the most asked for.
-        static WORDS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
-    }
-    const { assert!(align_of::<T>() <= align_of::<u64>()) };
-    WORDS.with_borrow_mut(|words| {
-        let needed = (len * size_of::<T>()).div_ceil(8);
-        if words.len() < needed {
-            words.resize(needed, 0);
-        }
-        // SAFETY: the words have at least so many bytes, and any bits are a T, as they are words.
-        job(unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) })
-    })
 }
 
 /// Rows of a matrix of `cols` columns. Panics when x is not whole rows.
@@ -480,5 +479,15 @@ pub(super) fn each_row(pool: &Pool, rows: usize, job: impl Fn(usize) + Sync) {
         job(0);
     } else {
         pool.run(&|thread| share(rows, 1, thread, pool.threads()).for_each(&job));
+    }
+}
+
+/// Calls `job` with ranges that make up 0..n, on the pool when that is worth waking a thread.
+fn some_rows(pool: &Pool, n: usize, job: impl Fn(std::ops::Range<usize>) + Sync) {
+    const FEW: usize = 8;
+    if n <= FEW {
+        job(0..n);
+    } else {
+        pool.run(&|thread| job(share(n, 1, thread, pool.threads())));
     }
 }

@@ -239,10 +239,37 @@ pub fn merge((max, sum, mix): (&mut f32, &mut f32, &mut [f32]), (next_max, next_
     mix.iter_mut().zip(next_mix).for_each(|(m, n)| *m = *m * a + n * b);
 }
 
-/// y\[r\] = sum over c of w(r, c) * x\[c\]. W (rows, cols) of int8 @ x (cols) of int16 -> y (rows).
-pub fn head_coarse(w: &[i8], x: &[i16], y: &mut [i32]) {
-    for (row, y) in w.chunks_exact(x.len()).zip(y) {
-        *y = row.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+/// The code (6 bits) of weight `col` in a row of the coarse head: blocks of 256 codes, 32 k + i for field k of i, in 96 words.
+pub fn coarse_code(row: &[u8], col: usize) -> u16 {
+    let (block, k, i) = (col / 256, col % 256 / 32, col % 32);
+    let word = |which: usize| {
+        u16::from_le_bytes([
+            row[192 * block + 64 * which + 2 * i],
+            row[192 * block + 64 * which + 2 * i + 1],
+        ])
+    };
+    match k {
+        0..3 => word(k) & 63,
+        3..6 => word(k - 3) >> 10,
+        6 => word(0) >> 6 & 15 | word(1) >> 2 & 48,
+        _ => word(2) >> 6 & 15 | word(1) >> 4 & 48,
+    }
+}
+
+/// The other 2 bits of it, in their row: 32 words for a block.
+pub fn fine_code(row: &[u8], col: usize) -> u16 {
+    let (block, k, i) = (col / 256, col % 256 / 32, col % 32);
+    u16::from_le_bytes([row[64 * block + 2 * i], row[64 * block + 2 * i + 1]]) >> (2 * k) & 3
+}
+
+/// y\[r\] = sum over c of code(r, c) * x\[c\]. Codes (rows, cols) as `code` finds them, x (cols) -> y (rows).
+pub fn head_codes(w: &[u8], code: impl Fn(&[u8], usize) -> u16, x: &[i16], y: &mut [i32]) {
+    for (row, y) in w.chunks_exact(w.len() / y.len()).zip(y) {
+        *y = x
+            .iter()
+            .enumerate()
+            .map(|(c, &x)| i32::from(code(row, c)) * i32::from(x))
+            .sum();
     }
 }
 

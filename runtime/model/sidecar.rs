@@ -21,7 +21,7 @@ use super::packed::padded;
 use super::{CoarseHead, HugeBuffer, Layout, Mapping, Model, Order, Packing, Ternary};
 
 /// The last byte is the version: to be raised when re-packing or coding makes other bytes.
-const MAGIC: [u8; 8] = *b"STERNA\0\x02";
+const MAGIC: [u8; 8] = *b"STERNA\0\x03";
 const HEAD: &str = "token_embd.weight";
 
 /// Where side-car files are, and for which model file.
@@ -127,7 +127,7 @@ impl Sidecar {
         let kept = self.kept.as_ref()?;
         let section = kept.sections.iter().find(|section| section.packing.is_none())?;
         let w = &model.embedding;
-        let mut codes = HugeBuffer::zeroed(w.rows * w.cols).ok()?;
+        let mut codes = HugeBuffer::zeroed(CoarseHead::code_bytes(w)).ok()?;
         let mut numbers = vec![0; CoarseHead::bytes_for(w) - codes.len()];
         let read = kept.file.read_exact_at(&mut codes, section.at).is_ok()
             && kept

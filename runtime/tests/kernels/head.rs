@@ -69,7 +69,7 @@ fn check_head(variant: &Variant, pool: &Pool, w: &Dense, x: &[f32]) {
 #[test]
 fn coarse_logits_equal_the_reference_and_hold_the_exact_ones() {
     let mut random = Random(31);
-    for cols in [64, 128, 192, 640, 2560, 8192] {
+    for cols in [64, 256, 288, 640, 1600, 2560, 8192] {
         for (rows, tokens) in [(1, 1), (3, 1), (4, 2), (7, 3), (66, 4), (131, 5), (9, 8), (70, 19)] {
             if rows * cols * tokens > 2_000_000 || !affordable(rows * cols * tokens, 33_000) {
                 continue;
@@ -107,34 +107,42 @@ fn coarse_logits_equal_the_reference_and_hold_the_exact_ones() {
 
 fn check_coarse(variant: &Variant, pool: &Pool, head: &CoarseHead, w: &Dense, x: &[f32]) {
     let (rows, cols, tokens) = (w.rows, w.cols, x.len() / w.cols);
-    let mut q = vec![0; x.len()];
+    let padded = head.padded_cols();
+    let mut q = vec![i16::MAX; tokens * padded];
     let mut x = x.to_vec();
     round_for_head(w, &mut x);
-    let inputs = x.chunks_exact(cols).zip(q.chunks_exact_mut(cols));
+    let inputs = x.chunks_exact(cols).zip(q.chunks_exact_mut(padded));
     let coarse: Vec<_> = inputs.map(|(x, q)| CoarseToken::new(x, q)).collect();
+    let mut got_sums = vec![i32::MAX; tokens * rows];
     let (mut lower, mut upper) = (vec![f32::NAN; tokens * rows], vec![f32::NAN; tokens * rows]);
-    variant.head_coarse(pool, head, &coarse, &q, &mut lower, &mut upper);
+    variant.head_coarse(pool, head, &coarse, &q, &mut got_sums, (&mut lower, &mut upper));
     let mut y = vec![f32::NAN; tokens * rows];
     variant.head(pool, w, &x, &mut y);
 
-    let codes: Vec<i8> = head.codes().iter().map(|&code| code as i8).collect();
-    let mut sums = vec![0; rows];
+    let (mut sums, mut fine_sums) = (vec![0; rows], vec![0; rows]);
     let (mut expected_lower, mut expected_upper) = (vec![0.0; rows], vec![0.0; rows]);
     let ids: Vec<u32> = (0..rows as u32).rev().collect();
-    let mut single = vec![f32::NAN; rows];
+    let (mut single, mut fine_upper) = (vec![f32::NAN; rows], vec![f32::NAN; rows]);
     for (t, token) in coarse.iter().enumerate() {
         let of_token = |all: &[f32]| all[t * rows..][..rows].to_vec();
-        reference::head_coarse(&codes, &q[t * cols..][..cols], &mut sums);
-        head.bounds(0, &sums, token, &mut expected_lower, &mut expected_upper);
+        let q = &q[t * padded..][..padded];
+        reference::head_codes(head.coarse_codes(), reference::coarse_code, q, &mut sums);
+        reference::head_codes(head.fine_codes(), reference::fine_code, q, &mut fine_sums);
+        assert_eq!(got_sums[t * rows..][..rows], sums, "{} {rows}x{cols}", variant.name);
+        head.coarse_bounds(0, &sums, token, &mut expected_lower, &mut expected_upper);
         assert_eq!(of_token(&lower), expected_lower, "{} {rows}x{cols}", variant.name);
         assert_eq!(of_token(&upper), expected_upper, "{} {rows}x{cols}", variant.name);
+        variant.head_fine(pool, head, (token, q), &sums, &ids, &mut fine_upper);
         for (r, y) in of_token(&y).iter().enumerate() {
-            let (lower, upper) = (expected_lower[r], expected_upper[r]);
-            assert!(
-                lower <= *y && *y <= upper,
-                "{} {rows}x{cols} token {t} row {r}: {y} is outside {lower}..={upper}",
-                variant.name
-            );
+            let fine = head.fine_bounds(r, sums[r], fine_sums[r], token);
+            assert_eq!(fine_upper[rows - 1 - r], fine.1, "{} {rows}x{cols}", variant.name);
+            for (lower, upper) in [(expected_lower[r], expected_upper[r]), fine] {
+                assert!(
+                    lower <= *y && *y <= upper,
+                    "{} {rows}x{cols} token {t} row {r}: {y} is outside {lower}..={upper}",
+                    variant.name
+                );
+            }
         }
         variant.head_rows(pool, w, &x[t * cols..][..cols], &ids, &mut single);
         let same = single

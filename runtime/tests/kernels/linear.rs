@@ -25,7 +25,7 @@ pub fn reference_sums(w: &Ternary, x: &QuantRows) -> Rc<[i32]> {
         static KNOWN: RefCell<HashMap<u64, Rc<[i32]>>> = RefCell::default();
     }
     let mut hasher = DefaultHasher::new();
-    (w.rows, w.cols, &*w.packed, &x.q).hash(&mut hasher);
+    (w.rows, w.cols, &*w.packed, &*x.q).hash(&mut hasher);
     let compute = || {
         let mut sums = vec![0; x.scales.len() * w.rows];
         for (q, sums) in x.q.chunks_exact(w.cols).zip(sums.chunks_exact_mut(w.rows)) {
@@ -71,6 +71,7 @@ pub fn quantized(q: Vec<i8>, cols: usize) -> QuantRows {
         .map(|row| row.iter().map(|&v| i32::from(v)).sum())
         .collect();
     let scales = (0..q.len() / cols).map(|t| 3.0 + t as f32).collect();
+    let q = (&*q).into();
     QuantRows { q, scales, sums }
 }
 
