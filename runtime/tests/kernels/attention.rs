@@ -1,7 +1,7 @@
 //! Attention over a key/value cache.
 
 use half::f16;
-use sterna::kernels::reference::Cached;
+use sterna::kernels::reference::{BLOCK, Cached};
 use sterna::kernels::{Angles, AttentionScratch, CacheType, CacheTypes, Heads, KvCache, Tile, Variant, reference};
 use sterna::machine::pool::Pool;
 use sterna::model::{Architecture, Config};
@@ -143,21 +143,26 @@ impl Attention {
 
 #[test]
 fn attention_equals_the_reference() {
-    // Widths that are no whole panels, groups that are no whole tiles of heads, lengths around blocks and panels.
+    // Widths that are no whole panels, groups that are no whole tiles of heads, lengths around blocks and panels. An
+    // emulated CPU takes the costly ones without their whole blocks.
     let cases = [
-        (16, 4, 2, 20),
+        (16, 4, 2, 132),
         (32, 5, 1, 140),
         (64, 3, 3, 33),
         (80, 14, 2, 130),
         (100, 2, 2, 17),
+        (128, 2, 1, 260),
         (128, 4, 1, 300),
     ];
     let kinds = [CacheType::F16, CacheType::Q8_0];
     let types = kinds.into_iter().flat_map(|k| kinds.map(|v| CacheTypes { k, v }));
     let cases = types.flat_map(|types| cases.map(|case| (types, case)));
     let cases: Vec<_> = cases
-        .filter(|(_, (dim, heads, _, len))| affordable(dim * heads * len * len, 3_300_000))
-        .map(|(types, (dim, heads, kv_heads, len))| Attention::new(types, dim, heads, kv_heads, len))
+        .map(|(types, (dim, heads, kv_heads, len))| {
+            let whole = affordable(dim * heads * len * len, 2_400_000);
+            let len = if whole { len } else { len % BLOCK };
+            Attention::new(types, dim, heads, kv_heads, len)
+        })
         .collect();
     each(|variant, pool| {
         for case in &cases {

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
+use sterna_codegen::kernels::Isa;
+use sterna_codegen::target::Arch;
 
 use super::Context;
 use super::image::{AARCH64, AARCH64_TRIPLE, X86_64, folder, need_aarch64_toolchain};
@@ -29,6 +31,9 @@ fn binary(target: &str) -> Result<PathBuf> {
     ensure!(path.is_file(), "no {}: the step `images` builds it", path.display());
     Ok(path)
 }
+
+/// How many times the work of an interpreter the tests may take (`runtime/tests/levels.rs`): qemu translates.
+const QEMU_WORK: &str = "8";
 
 /// Images on emulated CPUs without their features end with status 78, the missing feature and the tag to use.
 pub fn wrong_cpu(_: &Context, report: &mut Report) -> Result<()> {
@@ -137,6 +142,10 @@ pub fn aarch64(_: &Context, report: &mut Report) -> Result<()> {
     tests.args(["--lib", "--test", "kernels", "--test", "golden"]);
     // Starts itself again and dies of a signal, both of which qemu does otherwise.
     tests.args(["--", "--skip", "a_fault_elsewhere_still_kills"]);
+    let levels = Isa::ALL.iter().filter(|isa| isa.arch() == Arch::Aarch64);
+    let levels: Vec<&str> = levels.map(|isa| isa.name()).collect();
+    tests.env("STERNA_EMULATED_LEVELS", levels.join(","));
+    tests.env("STERNA_EMULATED_WORK", QEMU_WORK);
     let variable = |name: &str| format!("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_{name}");
     tests.env(variable("LINKER"), "aarch64-linux-gnu-gcc");
     tests.env(variable("RUNNER"), format!("{} -cpu max", qemu.display()));
