@@ -8,9 +8,9 @@
 // leaves i32. Nothing is widened on the way, and every ISA may add as it likes.
 //
 // One token: row after row, one linear stream, prefetched {{ packed_prefetch_bytes }} bytes ahead.
-// Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows pass, which stay in L2. As many rows from
-// the next on are prefetched meanwhile, a little in every step, and to L2, where they push no token out: measured on Zen 4 with 8 tokens and
-// codes of 8 bits, 12 GB/s against 8 with a prefetch to L1d, and against 7 with one in the first tile only.
+// Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows pass, which stay in L2.
+// The rows of the next call are prefetched meanwhile, some of each in every step of every tile, and to L2, where they push no token out:
+// measured on Zen 4 with 8 tokens and codes of 8 bits, 12 GB/s against 8 with a prefetch to L1d, and against 7 with one in the first tile only.
 {% include "prelude.h" %}
 {%- if lanes == 16 %}
 {%- set row_bits = 256 %}
@@ -297,7 +297,7 @@ void sterna_head_coarse__{{ isa }}(const uint16_t *restrict w, const int16_t *re
     const size_t tiled = tokens > 1 ? rows / {{ tile_rows }} * {{ tile_rows }} : 0;
     for (size_t t = 0, n; tiled > 0 && t < tokens; t += n) {
         n = tokens - t < {{ most }} ? tokens - t : {{ most }};
-        // Of the next rows' bytes, the part that these tokens are of all.
+        // Each group of tokens prefetches its share of the next call's rows.
         const char *next = (const char *)(w + rows * row_words);
         const size_t from = {{ tile_rows }} * 2 * row_words * t / tokens, ahead = {{ tile_rows }} * 2 * row_words * (t + n) / tokens - from;
         for (size_t r = 0; r < tiled; r += {{ tile_rows }}) {

@@ -53,8 +53,8 @@ pub struct Traffic {
     /// Bytes of the ternary matrices, once a pass, however many rows it has. Where columns are skipped, those that some row of the last
     /// pass needed.
     pub body: usize,
-    /// Bytes of the output head, once a pass in which some row wants its logits. Of a coarse one, with the rows that the last pass read
-    /// from the file beside it, unless some row needs all of its logits.
+    /// Bytes of the output head, once a pass in which some row wants its logits: those that the last such pass read of the codes and of
+    /// the matrix.
     pub head: usize,
     /// Of both: bytes in memory of our own, which lies in huge pages where the system gives them. The rest is the mapped file's.
     pub own: usize,
@@ -182,15 +182,8 @@ impl Forward {
                 }
             }
         }
-        let embedding = &self.model.embedding;
-        let mut head = embedding.data.len();
-        if let Some(coarse) = self.model.coarse.get() {
-            let codes = coarse.bytes(self.head().refined());
-            own += codes;
-            head = codes + self.head().rescored() * embedding.row_bytes();
-        } else if !self.model.mapping.is_mapped() {
-            own += head;
-        }
+        let (head, of_head) = self.head().traffic(&self.model);
+        own += of_head;
         Traffic { body, head, own }
     }
 

@@ -82,8 +82,12 @@ pub struct Head {
     /// Tokens to look at again, and their logits or the ends of their intervals.
     ids: Vec<u32>,
     values: Vec<f32>,
-    /// Rows whose fine codes were read.
+    /// Rows of W whose fine codes the last pass read, for all of its tokens.
     refined: usize,
+    /// The last pass read the coarse codes.
+    coded: bool,
+    /// The last pass read the whole matrix.
+    whole: bool,
     /// The likeliest by their intervals.
     best: Vec<Candidate>,
 }
@@ -102,9 +106,19 @@ impl Head {
         self.candidates.len()
     }
 
-    /// Logits of the last pass whose intervals were made narrower before.
-    pub fn refined(&self) -> usize {
-        self.refined
+    /// Bytes that the last pass read, of them in memory of our own. Of a pass without logits, those of the next one at least.
+    pub fn traffic(&self, model: &Model) -> (usize, usize) {
+        let w = &model.embedding;
+        let mapped = model.mapping.is_mapped();
+        let Some(coarse) = model.coarse.get().filter(|_| self.coded || !self.whole) else {
+            return (w.data.len(), if mapped { 0 } else { w.data.len() });
+        };
+        let codes = coarse.bytes(self.refined);
+        let whole = if self.whole { w.data.len() } else { 0 };
+        (
+            codes + whole + self.rescored() * w.row_bytes(),
+            codes + if mapped { 0 } else { whole },
+        )
     }
 
     /// logits = token_embd @ rms(x) for the rows of x (n, hidden) that want them, all or those that are needed. `rows` (n) are their
@@ -121,7 +135,7 @@ impl Head {
         let hidden = model.config.hidden;
         self.found.clear();
         self.candidates.clear();
-        self.refined = 0;
+        (self.refined, self.coded, self.whole) = (0, false, false);
         self.wanted.clear();
         let wants = |need: Need| need != Need::None;
         self.wanted
@@ -187,6 +201,7 @@ impl Head {
         let sums = grow(&mut self.sums, m * vocab);
         let bounds = (grow(&mut self.lower, m * vocab), grow(&mut self.upper, m * vocab));
         kernels.head_coarse(pool, coarse, &self.tokens, &self.q, sums, bounds);
+        self.coded = true;
 
         let mut whole = 0;
         for (i, need) in needs.enumerate() {
@@ -219,7 +234,8 @@ impl Head {
             kernels.head_fine(pool, coarse, token, &self.sums[of_row], &self.ids, &mut self.values);
             let mut uppers = self.values.iter();
             self.ids.retain(|_| uppers.next().is_some_and(|&upper| upper >= least));
-            if self.ids.len() > most_candidates(model) {
+            // Less than `top` are left only by codes that are not those of W: somebody forged a side-car.
+            if !(top..=most_candidates(model)).contains(&self.ids.len()) {
                 self.found.push(Found::All(whole));
                 whole += 1;
             } else {
@@ -232,7 +248,8 @@ impl Head {
             }
         }
         // Where it was no use, it probably will not be next time: ask ever more seldom.
-        self.rest.0 = if whole > 0 { (2 * self.rest.0).clamp(2, 64) } else { 0 };
+        let useless = whole > 0 || self.traffic(model).0 >= model.embedding.data.len();
+        self.rest.0 = if useless { (2 * self.rest.0).clamp(2, 64) } else { 0 };
         self.rest.1 = self.rest.0;
     }
 
@@ -246,6 +263,7 @@ impl Head {
                 whole += 1;
             }
         }
+        self.whole = whole > 0;
         if whole == 0 {
             return;
         }
@@ -310,6 +328,7 @@ mod tests {
     use crate::engine::testing;
     use crate::kernels::variants;
     use crate::machine::cpu::Machine;
+    use crate::model::HugeBuffer;
 
     const VOCAB: usize = 400;
 
@@ -380,8 +399,9 @@ mod tests {
         })
     }
 
-    /// Both heads over the rows `x`; what is known of each must agree, and choose the same token.
-    fn compare(model: &Model, kernels: &Variant, x: &[Vec<f32>], samplings: &[Sampling]) -> usize {
+    /// Both heads over the rows `x`; what is known of each must agree, and choose the same token. Returns how many rows were refined,
+    /// and rescored.
+    fn compare(model: &Model, kernels: &Variant, x: &[Vec<f32>], samplings: &[Sampling]) -> (usize, usize) {
         let pool = Pool::new(2);
         let x: Vec<f32> = x.concat();
         let needs = || {
@@ -424,7 +444,7 @@ mod tests {
                 _ => panic!("all logits were needed"),
             }
         }
-        both.rescored()
+        (both.refined, both.rescored())
     }
 
     fn usable() -> impl Iterator<Item = &'static Variant> {
@@ -459,8 +479,16 @@ mod tests {
         let x: Vec<f32> = (0..testing::config().hidden)
             .map(|i| ((i * 37) % 101) as f32 - 50.0)
             .collect();
-        let rescored = compare(&model, testing::kernels(), &[x], &[Sampling::greedy()]);
-        assert!((1..=8).contains(&rescored), "{rescored}");
+        for (top_k, most) in [(1, 8), (40, 80)] {
+            let sampling = Sampling {
+                temperature: 1.0,
+                top_k,
+                ..Sampling::greedy()
+            };
+            let (refined, rescored) = compare(&model, testing::kernels(), std::slice::from_ref(&x), &[sampling]);
+            assert!((top_k..=most).contains(&rescored), "{rescored}");
+            assert!(top_k == 1 || refined > rescored, "{refined} {rescored}");
+        }
     }
 
     #[test]
@@ -497,6 +525,23 @@ mod tests {
             asked += head.tokens.len();
         }
         assert!((4..=12).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn codes_of_another_head_fall_back_to_the_whole() {
+        let model = testing::model_with_f16_head(VOCAB, |_| {});
+        let w = &model.embedding;
+        let codes = HugeBuffer::zeroed(CoarseHead::code_bytes(w)).unwrap();
+        let numbers = vec![0xff; CoarseHead::bytes_for(w) - codes.len()]; // NaN
+        assert!(model.coarse.set(CoarseHead::from_parts(w, codes, &numbers)).is_ok());
+        let mut head = Head::default();
+        let x = vec![1.0; testing::config().hidden];
+        let need = Need::Candidates { top: 2, margin: 0.5 };
+        let rows = [(0, need)].into_iter();
+        head.run(testing::kernels(), &Pool::new(1), &model, &x, rows, &mut [false]);
+        assert_eq!(head.logits(0, VOCAB).all().len(), VOCAB);
+        let codes = model.coarse.get().unwrap().bytes(0);
+        assert_eq!(head.traffic(&model), (codes + w.data.len(), codes + w.data.len()));
     }
 
     #[test]

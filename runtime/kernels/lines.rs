@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-/// Numbers that any bits are a value of, zeros the default one.
+/// Numbers that any bits are a value of.
 ///
 /// # Safety
-/// To be implemented for such types alone, whose alignment is that of a line at most.
+/// To be implemented for such types alone, without padding, whose size divides a line's.
 pub unsafe trait Plain: Copy {}
 // SAFETY: any bits are a value of these.
 unsafe impl Plain for u8 {}
@@ -35,7 +35,7 @@ pub struct Lines<T> {
 impl<T: Plain> Lines<T> {
     /// Makes it `len` elements long; new ones are of any value.
     pub fn resize(&mut self, len: usize) {
-        let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+        let lines = len.div_ceil(size_of::<Line>() / size_of::<T>());
         if self.lines.len() < lines {
             self.lines.resize(lines, Line([0; 64]));
         }
@@ -99,7 +99,8 @@ pub(super) fn with_memory<T: Plain, R>(len: usize, job: impl FnOnce(&mut [T]) ->
         static BYTES: RefCell<Lines<u8>> = RefCell::new(Lines::default());
     }
     BYTES.with_borrow_mut(|bytes| {
-        bytes.resize((len * size_of::<T>()).max(bytes.len()));
+        let needed = len.checked_mul(size_of::<T>()).expect("less than the address space");
+        bytes.resize(needed.max(bytes.len()));
         // SAFETY: the bytes are at least as many, begin at a line, and any bits are a T.
         job(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) })
     })

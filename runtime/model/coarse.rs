@@ -1,4 +1,5 @@
-//! The output head in int8, and what its logits can differ from those of the F16 head: less than half of the bytes, no changed token.
+//! The output head in codes of 8 bits, of which a pass reads 6, and what its logits can differ from those of the F16 head: three eighths of
+//! the bytes, no changed token.
 //!
 //! A pass over 6 bits of the codes gives each logit an interval that the F16 head's value lies in, rounding errors of both included; where
 //! that reaches far enough up, the other 2 bits make it narrower. Only rows whose interval still does are worth the F16 head's own
@@ -18,16 +19,16 @@ const BLOCK: usize = 256;
 const LANES: usize = 32;
 /// Longer rows are refused.
 const COLS_MAX: usize = (1 << 22) - BLOCK;
-/// Largest sum of |X| of a row of activations: with int8 codes, no sum of products can leave i32.
+/// Largest sum of |X| of a row of activations: with codes of 6 bits, no sum of products can leave i32.
 const SUM_MAX: f64 = ((1 << 24) - 1) as f64;
 /// Covers the rounding of everything that is computed in f64 on the way, which is 2^-53 an operation.
 const SLACK: f64 = 1.0 + 1e-9;
 /// Unit roundoff of f32.
 const U: f64 = 1.0 / (1 << 24) as f64;
-/// Covers what the ends of an interval lose of its radius when they are rounded to f32.
-const ENDS: f64 = 1.0 + 1e-6;
+/// Covers what the radius of an interval loses when it is computed.
+const RADIUS: f64 = 1.0 + 1e-6;
 
-/// int8 codes of an F16 matrix W (rows, cols): w = scale * code + error, in two parts: code + 128 = 4 * coarse + fine.
+/// Codes of an F16 matrix W (rows, cols): w = scale * code + error, |code| <= 127, kept in two parts: code + 128 = 4 * coarse + fine.
 #[derive(Debug)]
 pub struct CoarseHead {
     /// First the coarse codes (rows, padded cols), 6 bits each, then the fine ones, 2 bits, both laid out as `templates/head_coarse.c` says.
@@ -88,7 +89,7 @@ impl CoarseHead {
     }
 
     /// Those of the codes.
-    pub(super) fn code_bytes(w: &Dense) -> usize {
+    pub(crate) fn code_bytes(w: &Dense) -> usize {
         w.rows * (coarse_row(w.cols) + fine_row(w.cols))
     }
 
@@ -149,7 +150,7 @@ impl CoarseHead {
     }
 
     /// Those of `w`, which is [`CoarseHead::codable`], as they were: all codes, and the numbers.
-    pub(super) fn from_parts(w: &Dense, codes: HugeBuffer, numbers: &[u8]) -> Self {
+    pub(crate) fn from_parts(w: &Dense, codes: HugeBuffer, numbers: &[u8]) -> Self {
         assert_eq!(
             (codes.len(), numbers.len()),
             (Self::code_bytes(w), Numbers::BYTES * w.rows)
@@ -397,14 +398,14 @@ impl CoarseToken {
         // Additions in a lane of 32, and five to fold the lanes; the products of two F16 are exact in f32.
         let additions = (x.len().div_ceil(32) + 6) as f64;
         let gamma = additions * U / (1.0 - additions * U);
-        // And what they lose of its middle v, where |v| <= (|w| + |e|) (|x| + |f|).
-        let ends = 2.0 * U * (norm + rounding);
+        // What the middle v of an interval loses, where |v| <= (|w| + |e|) (|x| + |f|), and the f: 2^-53 of them, and much to spare.
+        let middle = 2.0 * U * (norm + rounding);
         CoarseToken {
             step,
             total,
-            per_scale: 0.5001 * peaks * ENDS,
-            per_norm: (gamma * norm + rounding + ends) * ENDS,
-            per_error: (rest + rounding + ends) * ENDS,
+            per_scale: 0.5001 * peaks * RADIUS,
+            per_norm: (gamma * norm + rounding + middle) * RADIUS,
+            per_error: (rest + rounding + middle) * RADIUS,
         }
     }
 

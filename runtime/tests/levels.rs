@@ -42,14 +42,14 @@ pub fn threads() -> &'static [usize] {
     }
 }
 
-/// Whether to test a case of so many multiply-adds: on a real CPU always, on an interpreted one up to `limit`.
+/// Whether to test a case of so many multiply-adds: on a real CPU always, on an emulated one up to `limit` times what it affords.
 pub fn affordable(work: usize, limit: usize) -> bool {
     affords().is_none_or(|times| work <= limit * times as usize)
 }
 
-/// Of the values to try all, or on an emulated CPU the first and the last.
+/// Of the values to try all, or on an interpreted CPU the first and the last.
 pub fn values<const N: usize>(all: [i8; N]) -> Vec<i8> {
-    if emulated().is_some() {
+    if affords() == Some(1) {
         vec![all[0], all[N - 1]]
     } else {
         all.into()

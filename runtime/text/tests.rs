@@ -238,6 +238,15 @@ fn vocabularies_that_cannot_be_used() {
         }),
         TokenizerError::Merge { index: 0, .. }
     ));
+    // Halves of the list are parsed side by side; the first error counts.
+    for bad in [&[3][..], &[1, 3]] {
+        let mut merges = vec!["Ġ a".to_owned(); 4];
+        bad.iter().for_each(|&at| merges[at] = "Ġa".to_owned());
+        let found = error(&|w| {
+            w.set("tokenizer.ggml.merges", V::Strs(&merges));
+        });
+        assert!(matches!(found, TokenizerError::Merge { index, .. } if index == bad[0]));
+    }
     assert_eq!(
         error(&|w| {
             w.set("tokenizer.ggml.token_type", V::I32s(&[1, 2]));

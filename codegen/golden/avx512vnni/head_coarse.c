@@ -8,9 +8,9 @@
 // leaves i32. Nothing is widened on the way, and every ISA may add as it likes.
 //
 // One token: row after row, one linear stream, prefetched 2048 bytes ahead.
-// Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows pass, which stay in L2. As many rows from
-// the next on are prefetched meanwhile, a little in every step, and to L2, where they push no token out: measured on Zen 4 with 8 tokens and
-// codes of 8 bits, 12 GB/s against 8 with a prefetch to L1d, and against 7 with one in the first tile only.
+// Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows pass, which stay in L2.
+// The rows of the next call are prefetched meanwhile, some of each in every step of every tile, and to L2, where they push no token out:
+// measured on Zen 4 with 8 tokens and codes of 8 bits, 12 GB/s against 8 with a prefetch to L1d, and against 7 with one in the first tile only.
 // Rendered from templates/head_coarse.c for avx512vnni: edit the template, not this.
 #include <stddef.h>
 #include <stdint.h>
@@ -1035,7 +1035,7 @@ void sterna_head_coarse__avx512vnni(const uint16_t *restrict w, const int16_t *r
     const size_t tiled = tokens > 1 ? rows / 4 * 4 : 0;
     for (size_t t = 0, n; tiled > 0 && t < tokens; t += n) {
         n = tokens - t < 4 ? tokens - t : 4;
-        // Of the next rows' bytes, the part that these tokens are of all.
+        // Each group of tokens prefetches its share of the next call's rows.
         const char *next = (const char *)(w + rows * row_words);
         const size_t from = 4 * 2 * row_words * t / tokens, ahead = 4 * 2 * row_words * (t + n) / tokens - from;
         for (size_t r = 0; r < tiled; r += 4) {

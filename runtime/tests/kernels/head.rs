@@ -136,7 +136,9 @@ fn check_coarse(variant: &Variant, pool: &Pool, head: &CoarseHead, w: &Dense, x:
         for (r, y) in of_token(&y).iter().enumerate() {
             let fine = head.fine_bounds(r, sums[r], fine_sums[r], token);
             assert_eq!(fine_upper[rows - 1 - r], fine.1, "{} {rows}x{cols}", variant.name);
-            for (lower, upper) in [(expected_lower[r], expected_upper[r]), fine] {
+            let wide = (expected_lower[r], expected_upper[r]);
+            assert!(fine.1 - fine.0 <= wide.1 - wide.0, "row {r}: {fine:?} {wide:?}");
+            for (lower, upper) in [wide, fine] {
                 assert!(
                     lower <= *y && *y <= upper,
                     "{} {rows}x{cols} token {t} row {r}: {y} is outside {lower}..={upper}",

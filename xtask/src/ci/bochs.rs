@@ -74,15 +74,22 @@ pub fn run(mut programs: Initramfs, folder: &Path) -> Result<String> {
 /// Starts what `bochs` is in a network of its own, since its only screen without a window is a server that anybody could connect to; and
 /// lets it end with us.
 fn emulator(bochs: &Path) -> Command {
-    const ALONE: [&str; 5] = ["--map-root-user", "--net", "setpriv", "--pdeathsig", "KILL"];
-    let mut alone = Command::new("unshare");
-    alone.args(ALONE);
-    if tool::output(Command::new("unshare").args(ALONE).arg("true")).is_ok_and(|out| out.code == Some(0)) {
-        alone.arg(bochs);
-        return alone;
+    // As root, or as somebody who becomes root of a user namespace for that.
+    for namespaces in [&["--net"][..], &["--net", "--map-root-user"]] {
+        let alone = |program: &Path| {
+            let mut command = Command::new("unshare");
+            command
+                .args(namespaces)
+                .args(["setpriv", "--pdeathsig", "KILL"])
+                .arg(program);
+            command
+        };
+        if tool::output(&mut alone(Path::new("true"))).is_ok_and(|out| out.code == Some(0)) {
+            return alone(bochs);
+        }
     }
     println!(
-        "   unshare or setpriv cannot shut the emulator off: its screen is on port 5900 of this machine meanwhile"
+        "   unshare or setpriv cannot cut the emulator off from the network: its screen is on port 5900 of this machine meanwhile"
     );
     Command::new(bochs)
 }
