@@ -8,13 +8,13 @@
 // leaves i32. Nothing is widened on the way, and every ISA may add as it likes.
 //
 // One token: row after row, one linear stream, prefetched {{ packed_prefetch_bytes }} bytes ahead.
-// Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows pass, which stay in L2.
+// Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows of a call (`ROWS` of
+// runtime/kernels/ops.rs) pass, which stay in L2.
 // The rows of the next call are prefetched meanwhile, some of each in every step of every tile, and to L2, where they push no token out:
 // measured on Zen 4 with 8 tokens and codes of 8 bits, 12 GB/s against 8 with a prefetch to L1d, and against 7 with one in the first tile only.
 {% include "prelude.h" %}
 {%- if lanes == 16 %}
 {%- set row_bits = 256 %}
-{%- set widths = [256, 512] %}
 {%- set row_lanes = 16 %}
 {%- set tile_bits = 512 %}
 {%- set tile_lanes = 32 %}
@@ -22,7 +22,6 @@
 #include <immintrin.h>
 {%- elif lanes == 8 %}
 {%- set row_bits = 256 %}
-{%- set widths = [256] %}
 {%- set row_lanes = 16 %}
 {%- set tile_bits = 256 %}
 {%- set tile_lanes = 16 %}
@@ -30,7 +29,6 @@
 #include <immintrin.h>
 {%- elif isa == "baseline" %}
 {%- set row_bits = 128 %}
-{%- set widths = [128] %}
 {%- set row_lanes = 8 %}
 {%- set tile_bits = 128 %}
 {%- set tile_lanes = 8 %}
@@ -38,7 +36,6 @@
 #include <emmintrin.h>
 {%- else %}
 {%- set row_bits = 128 %}
-{%- set widths = [128] %}
 {%- set row_lanes = 8 %}
 {%- set tile_bits = 128 %}
 {%- set tile_lanes = 8 %}
@@ -46,78 +43,43 @@
 #include <arm_neon.h>
 {%- endif %}
 {%- set most = 4 %}
+{%- set widths = [row_bits, tile_bits] | unique %}
 {%- set aarch64 = isa == "neon" or isa == "dotprod" or isa == "i8mm" %}
 {%- set in_place = isa == "avxvnni" or isa == "avx512vnni" or isa == "avx512vbmi" %}
 
-// Per register width: `load` of words, `both` and `either` of their bits, `shr`: shifted right by n, `all` the same,
-// `mac`: acc + products, added up to int32 lanes, `sum` of the lanes.
+// Per register width: `load` of words, `all` the same, `both` and `either` of their bits, `shr`: shifted right by n, `mac`: acc + products,
+// added up to int32 lanes, `add` and `sum` of the lanes.
 {%- if aarch64 %}
 typedef int16x8_t words_128;
 typedef int32x4_t sums_128;
 #define ZERO_128 vdupq_n_s32(0)
-
-static inline words_128 load_128(const void *p) {
-    return vld1q_s16(p);
-}
-
-static inline words_128 all_128(int16_t v) {
-    return vdupq_n_s16(v);
-}
-
-static inline words_128 both_128(words_128 a, words_128 b) {
-    return vandq_s16(a, b);
-}
-
-static inline words_128 either_128(words_128 a, words_128 b) {
-    return vorrq_s16(a, b);
-}
-
+#define load_128(p) vld1q_s16((const int16_t *)(p))
+#define all_128 vdupq_n_s16
+#define both_128 vandq_s16
+#define either_128 vorrq_s16
 #define shr_128(v, n) vreinterpretq_s16_u16(vshrq_n_u16(vreinterpretq_u16_s16(v), n))
-
-static inline sums_128 mac_128(sums_128 acc, words_128 w, words_128 x) {
-    return vmlal_high_s16(vmlal_s16(acc, vget_low_s16(w), vget_low_s16(x)), w, x);
-}
-
-static inline sums_128 add_128(sums_128 a, sums_128 b) {
-    return vaddq_s32(a, b);
-}
-
-static inline int32_t sum_128(sums_128 v) {
-    return vaddvq_s32(v);
-}
+#define mac_128(acc, w, x) vmlal_high_s16(vmlal_s16(acc, vget_low_s16(w), vget_low_s16(x)), w, x)
+#define add_128 vaddq_s32
+#define sum_128 vaddvq_s32
 {%- else %}
-{%- if row_bits == 128 %}
-typedef __m128i words_128, sums_128;
-#define ZERO_128 _mm_setzero_si128()
-
-static inline words_128 load_128(const void *p) {
-    return _mm_loadu_si128(p);
-}
-
-static inline words_128 all_128(int16_t v) {
-    return _mm_set1_epi16(v);
-}
-
-static inline words_128 both_128(words_128 a, words_128 b) {
-    return _mm_and_si128(a, b);
-}
-
-static inline words_128 either_128(words_128 a, words_128 b) {
-    return _mm_or_si128(a, b);
-}
-
-static inline words_128 shr_128(words_128 v, int n) {
-    return _mm_srli_epi16(v, n);
-}
-
-static inline sums_128 mac_128(sums_128 acc, words_128 w, words_128 x) {
-    return _mm_add_epi32(acc, _mm_madd_epi16(w, x));
-}
-
-static inline sums_128 add_128(sums_128 a, sums_128 b) {
-    return _mm_add_epi32(a, b);
-}
+{%- for bits in widths %}
+{%- if bits == 128 %}{% set mm = "_mm" %}{% else %}{% set mm = "_mm" ~ bits %}{% endif %}
+typedef __m{{ bits }}i words_{{ bits }}, sums_{{ bits }};
+#define ZERO_{{ bits }} {{ mm }}_setzero_si{{ bits }}()
+#define load_{{ bits }}(p) {{ mm }}_loadu_si{{ bits }}((const words_{{ bits }} *)(p))
+#define all_{{ bits }} {{ mm }}_set1_epi16
+#define both_{{ bits }} {{ mm }}_and_si{{ bits }}
+#define either_{{ bits }} {{ mm }}_or_si{{ bits }}
+#define shr_{{ bits }} {{ mm }}_srli_epi16
+#define add_{{ bits }} {{ mm }}_add_epi32
+{%- if isa == "avxvnni" %}
+#define mac_{{ bits }} {{ mm }}_dpwssd_avx_epi32
+{%- elif in_place %}
+#define mac_{{ bits }} {{ mm }}_dpwssd_epi32
+{%- else %}
+#define mac_{{ bits }}(acc, w, x) add_{{ bits }}(acc, {{ mm }}_madd_epi16(w, x))
 {%- endif %}
+{%- endfor %}
 
 static inline int32_t sum_128(__m128i v) {
     v = _mm_add_epi32(v, _mm_shuffle_epi32(v, 0x4e));
@@ -125,84 +87,17 @@ static inline int32_t sum_128(__m128i v) {
 }
 {%- if row_bits == 256 %}
 
-typedef __m256i words_256, sums_256;
-#define ZERO_256 _mm256_setzero_si256()
-
-static inline words_256 load_256(const void *p) {
-    return _mm256_loadu_si256(p);
-}
-
-static inline words_256 all_256(int16_t v) {
-    return _mm256_set1_epi16(v);
-}
-
-static inline words_256 both_256(words_256 a, words_256 b) {
-    return _mm256_and_si256(a, b);
-}
-
-static inline words_256 either_256(words_256 a, words_256 b) {
-    return _mm256_or_si256(a, b);
-}
-
-static inline words_256 shr_256(words_256 v, int n) {
-    return _mm256_srli_epi16(v, n);
-}
-
-static inline sums_256 mac_256(sums_256 acc, words_256 w, words_256 x) {
-{%- if isa == "avxvnni" %}
-    return _mm256_dpwssd_avx_epi32(acc, w, x);
-{%- elif in_place %}
-    return _mm256_dpwssd_epi32(acc, w, x);
-{%- else %}
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));
-{%- endif %}
-}
-
-static inline sums_256 add_256(sums_256 a, sums_256 b) {
-    return _mm256_add_epi32(a, b);
-}
-
 static inline int32_t sum_256(sums_256 v) {
     return sum_128(_mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
 }
 {%- endif %}
 {%- if tile_bits == 512 %}
 
-typedef __m512i words_512, sums_512;
-#define ZERO_512 _mm512_setzero_si512()
-
-static inline words_512 load_512(const void *p) {
-    return _mm512_loadu_si512(p);
-}
-
-static inline words_512 all_512(int16_t v) {
-    return _mm512_set1_epi16(v);
-}
-
-static inline words_512 both_512(words_512 a, words_512 b) {
-    return _mm512_and_si512(a, b);
-}
-
-static inline words_512 either_512(words_512 a, words_512 b) {
-    return _mm512_or_si512(a, b);
-}
-
-static inline words_512 shr_512(words_512 v, int n) {
-    return _mm512_srli_epi16(v, n);
-}
-{%- if not in_place %}
-
-static inline sums_512 mac_512(sums_512 acc, words_512 w, words_512 x) {
-    return _mm512_add_epi32(acc, _mm512_madd_epi16(w, x));
-}
-{%- endif %}
-
 static inline int32_t sum_512(sums_512 v) {
     return sum_256(_mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1)));
 }
 {%- endif %}
 {%- endif %}
-
 {%- for bits in widths %}
 
 // Field `k` of the words of 6 bits a field, see above.
@@ -243,10 +138,9 @@ static int32_t row(const uint16_t *restrict w, const int16_t *restrict x, size_t
 #define MAC(acc, w, x) __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(acc) : "x"(w), "x"(x))
 {%- elif in_place %}
 #define MAC(acc, w, x) __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x))
-{%- elif lanes == 8 %}
-#define MAC(acc, w, x) __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(_mm256_madd_epi16(w, x)))
-{%- elif lanes == 16 %}
-#define MAC(acc, w, x) __asm__("vpaddd %1, %0, %0" : "+v"(acc) : "v"(_mm512_madd_epi16(w, x)))
+{%- elif lanes >= 8 %}
+{%- if lanes == 16 %}{% set kind = "v" %}{% else %}{% set kind = "x" %}{% endif %}
+#define MAC(acc, w, x) __asm__("vpaddd %1, %0, %0" : "+{{ kind }}"(acc) : "{{ kind }}"(_mm{{ tile_bits }}_madd_epi16(w, x)))
 {%- else %}
 #define MAC(acc, w, x) acc = mac_{{ tile_bits }}(acc, w, x)
 {%- endif %}

@@ -71,7 +71,7 @@ pub struct Head {
     candidates: Vec<Candidate>,
     /// Of the coarse pass: activations as integers (m, padded hidden).
     q: Lines<i16>,
-    /// (m)
+    /// (m); empty after a pass that did not read the codes.
     tokens: Vec<CoarseToken>,
     /// Sums over coarse codes (m, vocab).
     sums: Vec<i32>,
@@ -84,10 +84,6 @@ pub struct Head {
     values: Vec<f32>,
     /// Rows of W whose fine codes the last pass read, for all of its tokens.
     refined: usize,
-    /// The last pass read the coarse codes.
-    coded: bool,
-    /// The last pass read the whole matrix.
-    whole: bool,
     /// The likeliest by their intervals.
     best: Vec<Candidate>,
 }
@@ -110,11 +106,12 @@ impl Head {
     pub fn traffic(&self, model: &Model) -> (usize, usize) {
         let w = &model.embedding;
         let mapped = model.mapping.is_mapped();
-        let Some(coarse) = model.coarse.get().filter(|_| self.coded || !self.whole) else {
+        let whole = self.found.iter().any(|found| matches!(found, Found::All(_)));
+        let Some(coarse) = model.coarse.get().filter(|_| !whole || !self.tokens.is_empty()) else {
             return (w.data.len(), if mapped { 0 } else { w.data.len() });
         };
         let codes = coarse.bytes(self.refined);
-        let whole = if self.whole { w.data.len() } else { 0 };
+        let whole = if whole { w.data.len() } else { 0 };
         (
             codes + whole + self.rescored() * w.row_bytes(),
             codes + if mapped { 0 } else { whole },
@@ -135,7 +132,8 @@ impl Head {
         let hidden = model.config.hidden;
         self.found.clear();
         self.candidates.clear();
-        (self.refined, self.coded, self.whole) = (0, false, false);
+        self.refined = 0;
+        self.tokens.clear();
         self.wanted.clear();
         let wants = |need: Need| need != Need::None;
         self.wanted
@@ -195,13 +193,11 @@ impl Head {
         }
         let padded = coarse.padded_cols();
         self.q.resize(m * padded);
-        self.tokens.clear();
         let rows = input.chunks_exact(hidden).zip(self.q.chunks_exact_mut(padded));
         self.tokens.extend(rows.map(|(x, q)| CoarseToken::new(x, q)));
         let sums = grow(&mut self.sums, m * vocab);
         let bounds = (grow(&mut self.lower, m * vocab), grow(&mut self.upper, m * vocab));
         kernels.head_coarse(pool, coarse, &self.tokens, &self.q, sums, bounds);
-        self.coded = true;
 
         let mut whole = 0;
         for (i, need) in needs.enumerate() {
@@ -248,7 +244,7 @@ impl Head {
             }
         }
         // Where it was no use, it probably will not be next time: ask ever more seldom.
-        let useless = whole > 0 || self.traffic(model).0 >= model.embedding.data.len();
+        let useless = self.traffic(model).0 >= model.embedding.data.len();
         self.rest.0 = if useless { (2 * self.rest.0).clamp(2, 64) } else { 0 };
         self.rest.1 = self.rest.0;
     }
@@ -263,7 +259,6 @@ impl Head {
                 whole += 1;
             }
         }
-        self.whole = whole > 0;
         if whole == 0 {
             return;
         }
@@ -512,7 +507,6 @@ mod tests {
         let need = Need::Candidates { top: 1, margin: 0.0 };
         let mut asked = 0;
         for _ in 0..300 {
-            head.tokens.clear();
             head.run(
                 testing::kernels(),
                 &Pool::new(1),

@@ -53,15 +53,6 @@ impl<T> Default for Lines<T> {
     }
 }
 
-impl<T: Plain> From<&[T]> for Lines<T> {
-    fn from(elements: &[T]) -> Self {
-        let mut lines = Lines::default();
-        lines.resize(elements.len());
-        lines.copy_from_slice(elements);
-        lines
-    }
-}
-
 impl<T: Plain> Deref for Lines<T> {
     type Target = [T];
 

@@ -145,7 +145,13 @@ impl CoarseHead {
 
     /// The numbers of each row as bytes, for [`CoarseHead::from_parts`].
     pub(super) fn numbers(&self) -> Vec<u8> {
-        let all = self.numbers.all().into_iter().flatten();
+        let Numbers {
+            scales,
+            norms,
+            errors,
+            coarse_errors,
+        } = &self.numbers;
+        let all = [scales, norms, errors, coarse_errors].into_iter().flatten();
         all.flat_map(|number| number.to_le_bytes()).collect()
     }
 
@@ -240,10 +246,6 @@ impl Numbers {
         self.norms.push(coded.norm);
         self.errors.push(coded.error);
         self.coarse_errors.push(coded.coarse_error);
-    }
-
-    fn all(&self) -> [&[f32]; 4] {
-        [&self.scales, &self.norms, &self.errors, &self.coarse_errors]
     }
 }
 

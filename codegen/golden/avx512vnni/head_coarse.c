@@ -8,7 +8,8 @@
 // leaves i32. Nothing is widened on the way, and every ISA may add as it likes.
 //
 // One token: row after row, one linear stream, prefetched 2048 bytes ahead.
-// Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows pass, which stay in L2.
+// Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows of a call (`ROWS` of
+// runtime/kernels/ops.rs) pass, which stay in L2.
 // The rows of the next call are prefetched meanwhile, some of each in every step of every tile, and to L2, where they push no token out:
 // measured on Zen 4 with 8 tokens and codes of 8 bits, 12 GB/s against 8 with a prefetch to L1d, and against 7 with one in the first tile only.
 // Rendered from templates/head_coarse.c for avx512vnni: edit the template, not this.
@@ -20,70 +21,34 @@ void sterna_head_fine__avx512vnni(const uint16_t *restrict w, const int16_t *res
 
 #include <immintrin.h>
 
-// Per register width: `load` of words, `both` and `either` of their bits, `shr`: shifted right by n, `all` the same,
-// `mac`: acc + products, added up to int32 lanes, `sum` of the lanes.
+// Per register width: `load` of words, `all` the same, `both` and `either` of their bits, `shr`: shifted right by n, `mac`: acc + products,
+// added up to int32 lanes, `add` and `sum` of the lanes.
+typedef __m256i words_256, sums_256;
+#define ZERO_256 _mm256_setzero_si256()
+#define load_256(p) _mm256_loadu_si256((const words_256 *)(p))
+#define all_256 _mm256_set1_epi16
+#define both_256 _mm256_and_si256
+#define either_256 _mm256_or_si256
+#define shr_256 _mm256_srli_epi16
+#define add_256 _mm256_add_epi32
+#define mac_256 _mm256_dpwssd_epi32
+typedef __m512i words_512, sums_512;
+#define ZERO_512 _mm512_setzero_si512()
+#define load_512(p) _mm512_loadu_si512((const words_512 *)(p))
+#define all_512 _mm512_set1_epi16
+#define both_512 _mm512_and_si512
+#define either_512 _mm512_or_si512
+#define shr_512 _mm512_srli_epi16
+#define add_512 _mm512_add_epi32
+#define mac_512 _mm512_dpwssd_epi32
 
 static inline int32_t sum_128(__m128i v) {
     v = _mm_add_epi32(v, _mm_shuffle_epi32(v, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32(v, 0xb1)));
 }
 
-typedef __m256i words_256, sums_256;
-#define ZERO_256 _mm256_setzero_si256()
-
-static inline words_256 load_256(const void *p) {
-    return _mm256_loadu_si256(p);
-}
-
-static inline words_256 all_256(int16_t v) {
-    return _mm256_set1_epi16(v);
-}
-
-static inline words_256 both_256(words_256 a, words_256 b) {
-    return _mm256_and_si256(a, b);
-}
-
-static inline words_256 either_256(words_256 a, words_256 b) {
-    return _mm256_or_si256(a, b);
-}
-
-static inline words_256 shr_256(words_256 v, int n) {
-    return _mm256_srli_epi16(v, n);
-}
-
-static inline sums_256 mac_256(sums_256 acc, words_256 w, words_256 x) {
-    return _mm256_dpwssd_epi32(acc, w, x);
-}
-
-static inline sums_256 add_256(sums_256 a, sums_256 b) {
-    return _mm256_add_epi32(a, b);
-}
-
 static inline int32_t sum_256(sums_256 v) {
     return sum_128(_mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
-}
-
-typedef __m512i words_512, sums_512;
-#define ZERO_512 _mm512_setzero_si512()
-
-static inline words_512 load_512(const void *p) {
-    return _mm512_loadu_si512(p);
-}
-
-static inline words_512 all_512(int16_t v) {
-    return _mm512_set1_epi16(v);
-}
-
-static inline words_512 both_512(words_512 a, words_512 b) {
-    return _mm512_and_si512(a, b);
-}
-
-static inline words_512 either_512(words_512 a, words_512 b) {
-    return _mm512_or_si512(a, b);
-}
-
-static inline words_512 shr_512(words_512 v, int n) {
-    return _mm512_srli_epi16(v, n);
 }
 
 static inline int32_t sum_512(sums_512 v) {

@@ -71,8 +71,14 @@ pub fn quantized(q: Vec<i8>, cols: usize) -> QuantRows {
         .map(|row| row.iter().map(|&v| i32::from(v)).sum())
         .collect();
     let scales = (0..q.len() / cols).map(|t| 3.0 + t as f32).collect();
-    let q = (&*q).into();
-    QuantRows { q, scales, sums }
+    let mut rows = QuantRows {
+        scales,
+        sums,
+        ..QuantRows::default()
+    };
+    rows.q.resize(q.len());
+    rows.q.copy_from_slice(&q);
+    rows
 }
 
 #[test]
