@@ -1,7 +1,7 @@
 //! Getting the model: waiting for its file, opening it, starting the engine. Runs on a thread of its own, so that
 //! `/health` answers from the first moment.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use crate::engine::background;
 use crate::engine::kv::KvCache;
 use crate::engine::{Engine, EngineConfig, StartError};
+use crate::machine::join;
 use crate::machine::limits::{self, Limits};
 use crate::model::gguf::Gguf;
-use crate::model::{CacheDir, MapOptions, Model, ModelError, Opened};
+use crate::model::{CacheDir, GgufFile, MapOptions, Model, ModelError};
 use crate::settings::Parallel;
 use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError};
 
@@ -31,13 +32,17 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
         mmap: settings.mmap,
         mlock: settings.mlock,
     };
-    let opened = wait_for_model(app, &settings.model, options)?;
+    let Opened {
+        began,
+        path,
+        gguf,
+        model,
+        tokenizer,
+    } = wait_for_model(app, &settings.model, options)?;
     app.phase.send_replace(Phase::Loading);
 
-    let began = Instant::now();
-    let Opened { path, gguf, model } = opened;
     let invalid = |error: TokenizerError| ServeError::InvalidModel(format!("{}: {error}", path.display()));
-    let tokenizer = Tokenizer::from_gguf(&gguf, settings.tokenizer_pre.as_deref()).map_err(invalid)?;
+    let tokenizer = tokenizer.map_err(invalid)?;
     let template = chat_template(settings.chat_template.as_deref(), &gguf, &tokenizer)?;
     let tokenizer = Arc::new(tokenizer);
     let trained = model.config.context;
@@ -135,13 +140,40 @@ fn chat_template(
     }
 }
 
+/// What a model file holds, weights and tokenizer.
+struct Opened {
+    began: Instant,
+    path: PathBuf,
+    gguf: Gguf,
+    model: Model,
+    tokenizer: Result<Tokenizer, TokenizerError>,
+}
+
+/// Opens the file, or the directory that holds it. Weights and tokenizer take the same time, and each a thread.
+fn open(path: &Path, options: MapOptions, pre: Option<&str>) -> Result<Opened, ModelError> {
+    let began = Instant::now();
+    let file = GgufFile::open(path, options)?;
+    let (tokenizer, model) = join(|| Tokenizer::from_gguf(&file.gguf, pre), || file.model());
+    let GgufFile { path, gguf, .. } = file;
+    match model {
+        Ok(model) => Ok(Opened {
+            began,
+            path,
+            gguf,
+            model,
+            tokenizer,
+        }),
+        Err(reason) => Err(ModelError::Invalid { path, reason }),
+    }
+}
+
 /// Opens the model as soon as that is possible. A missing file, and an invalid one that is still being written, are
 /// waited for; the time-out ends both.
 fn wait_for_model(app: &App, path: &Path, options: MapOptions) -> Result<Opened, ServeError> {
     let deadline = Instant::now() + app.settings.model_wait_timeout;
     let mut said = String::new();
     loop {
-        let why = match Model::open(path, options) {
+        let why = match open(path, options, app.settings.tokenizer_pre.as_deref()) {
             Ok(opened) => return Ok(opened),
             Err(error @ ModelError::SeveralModels { .. }) => return Err(ServeError::Config(error.to_string())),
             Err(ModelError::Invalid { path, reason }) if settled(&path) => {

@@ -6,10 +6,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::thread;
 
 use super::error::TokenizerError;
 use super::vocab::{self, Vocab};
+use crate::machine::join;
 use crate::model::gguf::Array;
 
 /// Most merges.
@@ -128,16 +128,10 @@ impl Bpe {
 /// nothing else at start-up takes as long.
 fn parse(vocab: &Vocab, texts: &[&[u8]]) -> Result<Vec<(u32, u32)>, usize> {
     let (front, back) = texts.split_at(texts.len() / 2);
-    thread::scope(|scope| {
-        let other = thread::Builder::new().spawn_scoped(scope, || parse_in_order(vocab, back));
-        let mut parsed = parse_in_order(vocab, front)?;
-        let rest = match other {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            Err(_) => parse_in_order(vocab, back), // no thread can be had
-        };
-        parsed.extend(rest.map_err(|index| front.len() + index)?);
-        Ok(parsed)
-    })
+    let (parsed, rest) = join(|| parse_in_order(vocab, front), || parse_in_order(vocab, back));
+    let mut parsed = parsed?;
+    parsed.extend(rest.map_err(|index| front.len() + index)?);
+    Ok(parsed)
 }
 
 fn parse_in_order(vocab: &Vocab, texts: &[&[u8]]) -> Result<Vec<(u32, u32)>, usize> {
