@@ -2,19 +2,19 @@
 //
 // Four weights take 81 values. For four columns, the 81 sums of their activations with every choice of signs, for 32
 // tokens as i16, are a table of 81 x 64 bytes: adding an entry adds 128 products. The four fields of a byte of I2_S are such
-// a group (columns p, 32 + p, 64 + p, 96 + p), so a byte becomes the offset of its entry:
+// a group (columns p, 32 + p, 64 + p, 96 + p), so a byte becomes the number of its entry:
 //
-//   byte w0 w32 w64 w96   ->   64 * (27 w0 + 9 w32 + 3 w64 + w96)   u16, once a call
+//   byte w0 w32 w64 w96   ->   27 w0 + 9 w32 + 3 w64 + w96   u8, once a call
 //
-// {{ tables }} tables at a time lie in L1d or near it while all rows pass: offsets in, sums of 32 tokens in and out. An entry is a
-// cache line. A table costs as much to build as the additions of about 100 rows, and offsets as much as those of 8 tokens, so
-// calls want many rows and tokens.
-// Overflow: an entry is at most 4 * 128; the sums of the 32 groups of a block, at most 2^14, are then added to i32. Code 3 has
-// no entry: where one occurs, no table is used.
+// {{ tables }} tables at a time lie in L1d or near it while all rows pass: numbers in, sums of 32 tokens in and out. An entry is a
+// cache line. A table costs as much to build as the additions of about 100 rows, and numbers as much as those of 8 tokens, so
+// calls want many rows and tokens; but rows whose numbers and sums leave L2 for the tables.
+// Overflow: an entry is at most 4 * 127; the sums of the 32 groups of two blocks are then added to i32. Code 3 has no entry, and
+// -128, which no quantiser gives, no room: where one occurs, no table is used.
 #include <assert.h>
 #include <string.h>
 
-enum { GROUPS = 32, TABLES = {{ tables }}, ENTRIES = 81, TILE = 32, LUT_ROWS = {{ gemm_rows }}, LUT_TOKENS = 64 };
+enum { GROUPS = 32, SPAN = 2, TABLES = {{ tables }}, ENTRIES = 81, TILE = 32, LUT_ROWS = {{ gemm_rows }}, LUT_TOKENS = 128 };
 
 {%- if packed %}
 
@@ -51,7 +51,7 @@ static inline __attribute__((always_inline)) void load_rows(const uint8_t *restr
 {%- endif %}
 
 // Table entries of block b, 128 weights, of every row; true if some code is 3. codes (GROUPS / TABLES, padded, TABLES)
-static int recode(const uint8_t *restrict w, size_t row_bytes, size_t rows, size_t b, size_t padded, uint16_t *restrict codes) {
+static int recode(const uint8_t *restrict w, size_t row_bytes, size_t rows, size_t b, size_t padded, uint8_t *restrict codes) {
     const __m256i three = _mm256_set1_epi8(3);
     __m256i invalid = _mm256_setzero_si256();
     for (size_t r = 0; r < padded; r += 8, codes += 8 * TABLES) {
@@ -65,12 +65,11 @@ static int recode(const uint8_t *restrict w, size_t row_bytes, size_t rows, size
             __m256i e = _mm256_add_epi8(_mm256_add_epi8(c0, c1), _mm256_add_epi8(c0, c0));
             e = _mm256_add_epi8(_mm256_add_epi8(e, c2), _mm256_add_epi8(e, e));
             e = _mm256_add_epi8(_mm256_add_epi8(e, c3), _mm256_add_epi8(e, e));
-            const __m256i low = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(e)), 6);
-            const __m256i high = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(e, 1)), 6);
-            uint16_t *to = codes + i * TABLES;
-{%- for i in range(end=4) %}
-            _mm_storeu_si128((__m128i *)(to + {{ 8 * i }} / TABLES * padded * TABLES + {{ 8 * i }} % TABLES),
-                             {% if i % 2 == 0 %}_mm256_castsi256_si128({% if i < 2 %}low{% else %}high{% endif %}){% else %}_mm256_extracti128_si256({% if i < 2 %}low{% else %}high{% endif %}, 1){% endif %});
+            uint8_t *to = codes + i * TABLES;
+{%- for part in ["_mm256_castsi256_si128(e)", "_mm256_extracti128_si256(e, 1)"] %}
+            const __m128i e{{ loop.index0 }} = {{ part }};
+            _mm_storel_epi64((__m128i *)(to + {{ loop.index0 * 16 }} / TABLES * padded * TABLES + {{ loop.index0 * 16 }} % TABLES), e{{ loop.index0 }});
+            _mm_storeh_pi((__m64 *)(to + {{ loop.index0 * 16 + 8 }} / TABLES * padded * TABLES + {{ loop.index0 * 16 + 8 }} % TABLES), _mm_castsi128_ps(e{{ loop.index0 }}));
 {%- endfor %}
         }
     }
@@ -111,19 +110,20 @@ static void build(const int16_t *restrict xt, int16_t *restrict table) {
 {%- endfor %}{% endfor %}
 }
 
+// Adds the entry at `at` + 8 * `eighth`.
 {% if lanes == 16 -%}
-#define ADD(at, code) a = _mm512_add_epi16(a, *(const __m512i *)((const char *)tables + at + code))
+#define ADD(at, eighth) a = _mm512_add_epi16(a, *(const __m512i *)((const char *)tables + at + 8 * (eighth)))
 {%- else -%}
 // Both halves of an entry, one right after the other: the cache reads a line's halves at once, but not the same half of two lines. Left to
 // itself, gcc adds all first halves and then all second ones.
-#define ADD(at, code) \
-    __asm__("vpaddw " #at "(%2,%3), %0, %0\n\tvpaddw " #at "+32(%2,%3), %1, %1" \
-            : "+x"(a0), "+x"(a1) : "r"(tables), "r"((uint64_t)(code)), "m"(*(const int16_t (*)[TABLES * ENTRIES * TILE])tables))
+#define ADD(at, eighth) \
+    __asm__("vpaddw " #at "(%2,%3,8), %0, %0\n\tvpaddw " #at "+32(%2,%3,8), %1, %1" \
+            : "+x"(a0), "+x"(a1) : "r"(tables), "r"(eighth), "m"(*(const int16_t (*)[TABLES * ENTRIES * TILE])tables))
 {%- endif %}
 
-// acc (padded, 32) i16 += entries of {{ tables }} groups; with the first of a block acc starts at 0, with the last it goes into sum (padded, 32).
-// Codes are loaded four at a time, as loads are what limits.
-static inline __attribute__((always_inline)) void add(const uint16_t *restrict codes, const int16_t *restrict tables, size_t padded,
+// acc (padded, 32) i16 += entries of {{ tables }} groups; with the first of a span acc starts at 0, with the last it goes into sum (padded, 32).
+// Codes are loaded eight at a time, as loads are what limits.
+static inline __attribute__((always_inline)) void add(const uint8_t *restrict codes, const int16_t *restrict tables, size_t padded,
                                                       int16_t *restrict acc, int32_t *restrict sum, int first, int last) {
     for (size_t r = 0; r < padded; r++, codes += TABLES, acc += TILE, sum += TILE) {
 {%- if lanes == 16 %}
@@ -135,12 +135,13 @@ static inline __attribute__((always_inline)) void add(const uint16_t *restrict c
             a1 = _mm256_load_si256((const __m256i *)(acc + 16));
         }
 {%- endif %}
-        uint64_t four;
+        uint64_t eight;
 {%- for k in range(end=tables) %}
-{%- if k % 4 == 0 %}
-        __builtin_memcpy(&four, codes + {{ k }}, 8);
+{%- set shift = k % 8 * 8 - 3 %}
+{%- if k % 8 == 0 %}
+        __builtin_memcpy(&eight, codes + {{ k }}, 8);
 {%- endif %}
-        ADD({{ k * 81 * 64 }}, (uint16_t)(four >> {{ k % 4 * 16 }}));
+        ADD({{ k * 81 * 64 }}, (eight {% if shift < 0 %}<< 3{% else %}>> {{ shift }}{% endif %}) & 0xff << 3);
 {%- endfor %}
 {%- if lanes == 16 %}
         if (last) {
@@ -186,38 +187,55 @@ static void turn(const int32_t *restrict sum, size_t n, int32_t *restrict y, siz
     }
 }
 
-// False, and nothing written, if some code is 3. rows <= LUT_ROWS, tokens <= LUT_TOKENS
+// True if -128 is among the n elements of x, n % 32 == 0.
+static int has_min(const int8_t *x, size_t n) {
+    __m256i any = _mm256_setzero_si256();
+    for (size_t i = 0; i < n; i += 32)
+        any = _mm256_or_si256(any, _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(x + i)), _mm256_set1_epi8(INT8_MIN)));
+    return !_mm256_testz_si256(any, any);
+}
+
+// False, and nothing written, if some code is 3, or some activation -128. rows <= LUT_ROWS, tokens <= LUT_TOKENS
 static int token_lut(const uint8_t *restrict w, const int8_t *restrict x, size_t rows, size_t cols, size_t tokens,
                      int32_t *restrict y, size_t y_stride) {
     static_assert(TABLES % 8 == 0 && TABLES < GROUPS && GROUPS % TABLES == 0 && LUT_ROWS % 8 == 0 && LUT_TOKENS % TILE == 0, "shapes");
-    static_assert(GROUPS * 4 * 128 <= INT16_MAX, "sums of a block");
-    _Alignas(64) uint16_t codes[GROUPS * LUT_ROWS];
+    static_assert(SPAN * GROUPS * 4 * 127 <= INT16_MAX, "sums of a span");
+    _Alignas(64) uint8_t codes[SPAN * GROUPS * LUT_ROWS];
     _Alignas(64) int16_t tables[TABLES * ENTRIES * TILE], xt[128 * TILE], acc[LUT_ROWS * TILE];
     _Alignas(64) int32_t sums[LUT_TOKENS * LUT_ROWS];
     static_assert(sizeof codes + sizeof tables + sizeof xt + sizeof acc + sizeof sums < 1 << 20, "half of a thread's stack");
     const size_t padded = (rows + 7) & ~(size_t)7; // what is computed for rows beyond the last is not read
+    const size_t blocks = cols / 128;
+    if (has_min(x, tokens * cols)) {
+        return 0;
+    }
     memset(sums, 0, (tokens + TILE - 1) / TILE * TILE * padded * sizeof *sums);
-    for (size_t b = 0; b < cols / 128; b++) {
-        if (recode(w, cols / 4, rows, b, padded, codes)) {
-            return 0;
+    for (size_t first = 0, end; first < blocks; first = end) {
+        end = blocks - first < SPAN ? blocks : first + SPAN;
+        for (size_t b = first; b < end; b++) {
+            if (recode(w, cols / 4, rows, b, padded, codes + (b - first) * GROUPS * padded)) {
+                return 0;
+            }
         }
         for (size_t t = 0; t < tokens; t += TILE) {
-            for (size_t half = 0; half < TILE; half += 16) {
-                const size_t n = tokens > t + half ? tokens - t - half : 0;
-                transpose(x + (n ? t + half : 0) * cols + b * 128, cols, n < 16 ? n : 16, xt + half);
-            }
-            for (size_t g = 0; g < GROUPS; g += TABLES) {
-                for (size_t k = 0; k < TABLES; k++) {
-                    build(xt + (g + k) * TILE, tables + k * ENTRIES * TILE);
-                    build(xt + (g + k) * TILE + 16, tables + k * ENTRIES * TILE + 16);
+            const uint8_t *c = codes;
+            for (size_t b = first; b < end; b++) {
+                for (size_t half = 0; half < TILE; half += 16) {
+                    const size_t n = tokens > t + half ? tokens - t - half : 0;
+                    transpose(x + (n ? t + half : 0) * cols + b * 128, cols, n < 16 ? n : 16, xt + half);
                 }
-                const uint16_t *c = codes + g * padded;
-                if (g == 0) {
-                    add(c, tables, padded, acc, sums + t * padded, 1, 0);
-                } else if (g + TABLES < GROUPS) {
-                    add(c, tables, padded, acc, sums + t * padded, 0, 0);
-                } else {
-                    add(c, tables, padded, acc, sums + t * padded, 0, 1);
+                for (size_t g = 0; g < GROUPS; g += TABLES, c += TABLES * padded) {
+                    for (size_t k = 0; k < TABLES; k++) {
+                        build(xt + (g + k) * TILE, tables + k * ENTRIES * TILE);
+                        build(xt + (g + k) * TILE + 16, tables + k * ENTRIES * TILE + 16);
+                    }
+                    if (b == first && g == 0) {
+                        add(c, tables, padded, acc, sums + t * padded, 1, 0);
+                    } else if (b + 1 < end || g + TABLES < GROUPS) {
+                        add(c, tables, padded, acc, sums + t * padded, 0, 0);
+                    } else {
+                        add(c, tables, padded, acc, sums + t * padded, 0, 1);
+                    }
                 }
             }
         }

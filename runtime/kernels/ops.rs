@@ -116,8 +116,8 @@ struct Weights<'a> {
     rescale: abi::Rescale,
 }
 
-/// Most i32 sums that wait for rescaling: 512 KiB.
-const SUMS: usize = 128 << 10;
+/// Most i32 sums that wait for rescaling: 640 KiB.
+const SUMS: usize = 160 << 10;
 
 /// Matrices that one [`Variant::linear`] takes: q, k and v.
 const MAX_JOBS: usize = 4;
