@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn what_was_confirmed_is_written_with_its_evidence() {
         let plan = plan(AVX2);
-        let mut report = report(&[("prefetch_bytes", 8192, DECODE), ("token_block", 128, PREFILL)]);
+        let mut report = report(&[("prefetch_bytes", 8192, DECODE), ("token_block", 256, PREFILL)]);
         report.confirmed[0].ratio = Some(Ratio {
             median: 1.0314,
             low: 1.02,
