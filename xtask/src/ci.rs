@@ -20,6 +20,7 @@ mod report;
 mod rust;
 mod tidy;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -51,6 +52,8 @@ pub struct Context {
     root: PathBuf,
     /// What the name of a test must contain to run in the step `avx512`.
     filter: Option<String>,
+    /// What the step `emulator` began and the step `avx512` waits for.
+    emulated: Cell<Option<avx512::Emulated>>,
 }
 
 impl Context {
@@ -101,12 +104,17 @@ const STEPS: &[(&str, &str, Run)] = &[
     ("test", "every test, with debug assertions", rust::test),
     ("goldens", "the generator renders what was reviewed", rust::goldens),
     (
+        "emulator",
+        "what the step avx512 waits for begins, beside other steps",
+        avx512::begin,
+    ),
+    ("aarch64", "the runtime's tests on an emulated Arm", cpu::aarch64),
+    ("images", "every target builds in its budget", image::build),
+    (
         "avx512",
         "the kernels' tests of levels that this CPU lacks",
         avx512::run,
     ),
-    ("aarch64", "the runtime's tests on an emulated Arm", cpu::aarch64),
-    ("images", "every target builds in its budget", image::build),
     ("wrong-cpu", "a sentence, not a crash", cpu::wrong_cpu),
     ("same-tokens", "every image gives the same answer", cpu::same_tokens),
     ("registry", "push and pull on loopback", push::run),
@@ -114,7 +122,7 @@ const STEPS: &[(&str, &str, Run)] = &[
     ("demo", "the demo model is what its page says", demo::run),
     (
         "fresh-clone",
-        "README's commands as written, and the same digests",
+        "README's commands as written, and the same digest",
         clone::run,
     ),
 ];
@@ -136,6 +144,7 @@ pub fn run(args: &Args) -> Result<()> {
     let context = Context {
         root,
         filter: args.filter.clone(),
+        emulated: Cell::default(),
     };
     rust::print_versions();
     let mut report = Report::new(std::env::var_os("CI").is_some());

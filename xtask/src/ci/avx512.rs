@@ -1,4 +1,5 @@
-//! The step about levels of x86-64 that the CPU at hand lacks: their kernels' tests, on an emulated CPU that has them.
+//! The steps about levels of x86-64 that the CPU at hand lacks: their kernels' tests, on an emulated CPU that has them. It takes minutes of
+//! one core, so it begins some steps before its result is asked for.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -25,19 +26,42 @@ const EMULATED: &[Isa] = &[Isa::Avx512, Isa::Avx512vnni, Isa::Avx512vbmi];
 /// should. So what rounds to f16 is not proved here; references of the crates below use the same instruction.
 const TESTS: &[(&str, &str)] = &[("kernels", ""), ("golden", "the_nano_model")];
 
-/// Runs the tests of what this CPU lacks and Bochs has; a level that neither has is a printed SKIP.
-pub fn run(ctx: &Context, report: &mut Report) -> Result<()> {
-    if cfg!(not(target_arch = "x86_64")) {
-        return Err(tool::impossible("only an x86-64 machine builds these tests"));
+/// Tests that run on an emulated PC.
+pub struct Emulated {
+    pc: bochs::Pc,
+    /// Files of tests.
+    files: usize,
+}
+
+/// Begins the tests of what this CPU lacks and Bochs has, for [`run`] to wait for.
+pub fn begin(ctx: &Context, _: &mut Report) -> Result<()> {
+    let (emulated, _) = lacking()?;
+    if !emulated.is_empty() {
+        ctx.emulated.replace(Some(emulate(ctx, &emulated)?));
     }
-    let here = Machine::detect();
-    let lacking = |isa: &&Isa| isa.arch() == Arch::X86_64 && !isa.features().iter().all(|f| here.has(f.name()));
-    let lacking: Vec<Isa> = Isa::ALL.iter().filter(lacking).copied().collect();
-    let (emulated, neither): (Vec<Isa>, Vec<Isa>) = lacking.iter().partition(|isa| EMULATED.contains(isa));
+    Ok(())
+}
+
+/// The tests of what this CPU lacks and Bochs has, which [`begin`] may have begun; a level that neither has is a printed SKIP.
+pub fn run(ctx: &Context, report: &mut Report) -> Result<()> {
+    let (emulated, neither) = lacking()?;
     if emulated.is_empty() {
         println!("   this CPU has every level of AVX-512: the step `test` ran their kernels, nothing to emulate");
     } else {
-        emulate(ctx, report, &emulated)?;
+        let begun = ctx.emulated.take();
+        let Emulated { pc, files } = begun.map_or_else(|| emulate(ctx, &emulated), Ok)?;
+        let printed = pc.wait()?;
+        let counts = test::count_libtest(&printed).with_context(|| format!("no test ran\n{printed}"))?;
+        if counts.failed > 0 {
+            print!("{printed}");
+        }
+        println!("   {counts}");
+        report.tests(counts);
+        let ended_well = printed.lines().filter(|line| line.ends_with(": exit status 0")).count();
+        ensure!(
+            counts.failed > 0 || ended_well == files,
+            "not every file of tests ended well\n{printed}"
+        );
     }
     for isa in neither {
         report.check(isa.name(), || {
@@ -47,7 +71,18 @@ pub fn run(ctx: &Context, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn emulate(ctx: &Context, report: &mut Report, levels: &[Isa]) -> Result<()> {
+/// Levels of x86-64 that this CPU lacks: those that Bochs has, and the others.
+fn lacking() -> Result<(Vec<Isa>, Vec<Isa>)> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return Err(tool::impossible("only an x86-64 machine builds these tests"));
+    }
+    let here = Machine::detect();
+    let lacking = |isa: &Isa| isa.arch() == Arch::X86_64 && !isa.features().iter().all(|f| here.has(f.name()));
+    let lacking = Isa::ALL.iter().copied().filter(lacking);
+    Ok(lacking.partition(|isa| EMULATED.contains(isa)))
+}
+
+fn emulate(ctx: &Context, levels: &[Isa]) -> Result<Emulated> {
     let names: Vec<&str> = levels.iter().map(|isa| isa.name()).collect();
     println!("   emulated: {}", names.join(", "));
     let folder = ctx.scratch("avx512")?;
@@ -74,24 +109,15 @@ fn emulate(ctx: &Context, report: &mut Report, levels: &[Isa]) -> Result<()> {
     }
     archive.add_as_here(&ctx.root.join("runtime/tests/data"))?;
     archive.add("tests", 0o644, list.as_bytes())?;
-    let printed = bochs::run(archive, &folder)?;
-    let counts = test::count_libtest(&printed).with_context(|| format!("no test ran\n{printed}"))?;
-    if counts.failed > 0 {
-        print!("{printed}");
-    }
-    println!("   {counts}");
-    report.tests(counts);
-    let ended_well = printed.lines().filter(|line| line.ends_with(": exit status 0")).count();
-    ensure!(
-        counts.failed > 0 || ended_well == tests.len(),
-        "not every file of tests ended well\n{printed}"
-    );
-    Ok(())
+    Ok(Emulated {
+        pc: bochs::start(archive, &folder)?,
+        files: tests.len(),
+    })
 }
 
-/// The tests' binaries as `cargo test` builds and runs them here: after the step `test` they are there already.
+/// The tests' binaries as `cargo test` builds and runs them here: after the step `test` they are there already, since the packages are the same.
 fn binaries() -> Result<HashMap<String, PathBuf>> {
-    let mut build = tool::cargo(&["test", "--package", "sterna", "--no-run", "--message-format", "json"]);
+    let mut build = tool::cargo(&["test", "--workspace", "--no-run", "--message-format", "json"]);
     build.args(["--test", "kernels", "--test", "golden"]);
     let said = tool::run(&mut build)?;
     let mut found = HashMap::new();

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -30,8 +30,17 @@ const TIME_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 const HOW: &str = "install the emulator (Debian: bochs bochsbios vgabios isolinux syslinux-common xorriso)";
 
-/// Runs what the file `/tests` of `programs` lists (see `xtask/bochs/init.c`) and returns what it printed.
-pub fn run(mut programs: Initramfs, folder: &Path) -> Result<String> {
+/// A PC that runs.
+pub struct Pc {
+    bochs: Child,
+    start: Instant,
+    serial: PathBuf,
+    /// What Bochs says itself.
+    said: PathBuf,
+}
+
+/// Starts what the file `/tests` of `programs` lists (see `xtask/bochs/init.c`). All files are in `folder`.
+pub fn start(mut programs: Initramfs, folder: &Path) -> Result<Pc> {
     let bochs = tool::need("bochs", HOW)?;
     programs.add("init", 0o755, &init(folder)?)?;
     fs::create_dir_all(folder.join("cd"))?;
@@ -40,35 +49,53 @@ pub fn run(mut programs: Initramfs, folder: &Path) -> Result<String> {
     let serial = folder.join("serial.txt");
     let configuration = folder.join("bochsrc");
     fs::write(&configuration, bochsrc(&cd, &serial, &folder.join("bochs.log"))?)?;
-    let said = fs::File::create(folder.join("bochs.out"))?;
+    let said = folder.join("bochs.out");
+    let output = fs::File::create(&said)?;
     let mut child = emulator(&bochs)
         .args(["-q", "-f"])
         .arg(&configuration)
         .stdin(Stdio::piped())
-        .stdout(said.try_clone()?)
-        .stderr(said)
+        .stdout(output.try_clone()?)
+        .stderr(output)
         .spawn()
         .context("cannot start bochs")?;
     // Where it was built with its debugger, as Debian's is, it waits for this word.
     let mut stdin = child.stdin.take().context("bochs has no standard input")?;
     stdin.write_all(b"continue\n")?;
-    let start = Instant::now();
-    // Its exit status says nothing: switching off is an error to it.
-    while child.try_wait()?.is_none() {
-        if start.elapsed() > TIME_LIMIT {
-            child.kill()?;
-            child.wait()?;
-            bail!("the emulated PC ran for {TIME_LIMIT:?}\n{}", read(&serial));
+    Ok(Pc {
+        bochs: child,
+        start: Instant::now(),
+        serial,
+        said,
+    })
+}
+
+impl Pc {
+    /// Waits until it is switched off; what its programs printed.
+    pub fn wait(mut self) -> Result<String> {
+        // Its exit status says nothing: switching off is an error to it.
+        while self.bochs.try_wait()?.is_none() {
+            if self.start.elapsed() > TIME_LIMIT {
+                bail!("the emulated PC ran for {TIME_LIMIT:?}\n{}", read(&self.serial));
+            }
+            std::thread::sleep(Duration::from_millis(200));
         }
-        std::thread::sleep(Duration::from_millis(200));
+        let printed = read(&self.serial);
+        ensure!(
+            printed.contains("== all ran"),
+            "the emulated PC ended early\n{printed}\n{}",
+            read(&self.said)
+        );
+        Ok(printed)
     }
-    let printed = read(&serial);
-    ensure!(
-        printed.contains("== all ran"),
-        "the emulated PC ended early\n{printed}\n{}",
-        read(&folder.join("bochs.out"))
-    );
-    Ok(printed)
+}
+
+impl Drop for Pc {
+    fn drop(&mut self) {
+        // It may have ended by itself, which is what both fail for.
+        let _ = self.bochs.kill();
+        let _ = self.bochs.wait();
+    }
 }
 
 /// Starts what `bochs` is in a network of its own, since its only screen without a window is a server that anybody could connect to; and

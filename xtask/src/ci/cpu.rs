@@ -33,7 +33,15 @@ fn binary(target: &str) -> Result<PathBuf> {
 }
 
 /// How many times the work of an interpreter the tests may take (`runtime/tests/levels.rs`): qemu translates.
-const QEMU_WORK: &str = "8";
+const QEMU_WORK: &str = "4";
+
+/// Tests that are left out on an emulated Arm. The first starts itself again and dies of a signal, both of which qemu does otherwise; the
+/// others are minutes of bytes and of templates, which are the same everywhere.
+const LEFT_OUT: [&str; 3] = [
+    "a_fault_elsewhere_still_kills",
+    "every_changed_byte_of_the_header_is_an_error_or_a_model",
+    "hostile_templates_end",
+];
 
 /// Images on emulated CPUs without their features end with status 78, the missing feature and the tag to use.
 pub fn wrong_cpu(_: &Context, report: &mut Report) -> Result<()> {
@@ -140,8 +148,10 @@ pub fn aarch64(_: &Context, report: &mut Report) -> Result<()> {
         "--no-fail-fast",
     ]);
     tests.args(["--lib", "--test", "kernels", "--test", "golden"]);
-    // Starts itself again and dies of a signal, both of which qemu does otherwise.
-    tests.args(["--", "--skip", "a_fault_elsewhere_still_kills"]);
+    tests.arg("--");
+    for test in LEFT_OUT {
+        tests.args(["--skip", test]);
+    }
     let levels = Isa::ALL.iter().filter(|isa| isa.arch() == Arch::Aarch64);
     let levels: Vec<&str> = levels.map(|isa| isa.name()).collect();
     tests.env("STERNA_EMULATED_LEVELS", levels.join(","));
