@@ -1,6 +1,6 @@
 // y[t * y_stride + r] = sum over c of code(r, c) * x[t][c] - x_sums[t]: prefill over I2_S, AVX-512 without VNNI.
 //
-// Many rows and 16 tokens: token_lut.h. Otherwise tiles; layout, instructions and overflow as in i2s_gemv_avx512bw.c. A tile is
+// Many rows and tokens: token_lut.h. Otherwise tiles; layout, instructions and overflow as in i2s_gemv_avx512bw.c. A tile is
 // {{ mr }} rows x {{ nr }} tokens. Sums are i16, and widened into i32 sums every {{ widen_blocks }} blocks.
 {% include "prelude.h" %}
 {% include "avx512.h" %}

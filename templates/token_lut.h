@@ -261,9 +261,9 @@ static inline void by_tables(void tiles(const uint8_t *, const int8_t *, const i
                              const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                              size_t rows, size_t cols, size_t tokens, int32_t *restrict y, size_t y_stride) {
     // Tables pay from about 220 rows on (measured on Zen 4), and for a tile of tokens when {{ table_tokens }} of them are there.
-    const size_t rest = tokens % TILE, tabled = rows < 224 ? 0 : rest < {{ table_tokens }} ? tokens - rest : tokens;
+    const size_t rest = tokens % TILE, whole = rest < {{ table_tokens }} ? tokens - rest : tokens;
     for (size_t r = 0; r < rows; r += LUT_ROWS, w += LUT_ROWS * (cols / 4), y += LUT_ROWS) {
-        const size_t m = rows - r < LUT_ROWS ? rows - r : LUT_ROWS;
+        const size_t m = rows - r < LUT_ROWS ? rows - r : LUT_ROWS, tabled = m < 224 ? 0 : whole;
         for (size_t t = 0, n; t < tokens; t += n) {
             n = t < tabled ? (tabled - t < LUT_TOKENS ? tabled - t : LUT_TOKENS) : tokens - t;
             if (t >= tabled || !token_lut(w, x + t * cols, m, cols, n, y + t * y_stride, y_stride)) {

@@ -116,7 +116,7 @@ struct Weights<'a> {
     rescale: abi::Rescale,
 }
 
-/// Most i32 sums that wait for rescaling: 640 KiB.
+/// Most i32 sums that wait for rescaling, 640 KiB: those of `gemm_rows` rows and `token_block` tokens, as planned.
 const SUMS: usize = 160 << 10;
 
 /// Matrices that one [`Variant::linear`] takes: q, k and v.

@@ -39,8 +39,6 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
         model,
         tokenizer,
     } = wait_for_model(app, &settings.model, options)?;
-    app.phase.send_replace(Phase::Loading);
-
     let invalid = |error: TokenizerError| ServeError::InvalidModel(format!("{}: {error}", path.display()));
     let tokenizer = tokenizer.map_err(invalid)?;
     let template = chat_template(settings.chat_template.as_deref(), &gguf, &tokenizer)?;
@@ -149,10 +147,12 @@ struct Opened {
     tokenizer: Result<Tokenizer, TokenizerError>,
 }
 
-/// Opens the file, or the directory that holds it. Weights and tokenizer take the same time, and each a thread.
-fn open(path: &Path, options: MapOptions, pre: Option<&str>) -> Result<Opened, ModelError> {
+/// Opens the file, or the directory that holds it. Of a start's time the tokenizer takes most: the weights are opened beside it.
+fn open(app: &App, path: &Path, options: MapOptions) -> Result<Opened, ModelError> {
     let began = Instant::now();
     let file = GgufFile::open(path, options)?;
+    app.phase.send_replace(Phase::Loading);
+    let pre = app.settings.tokenizer_pre.as_deref();
     let (tokenizer, model) = join(|| Tokenizer::from_gguf(&file.gguf, pre), || file.model());
     let GgufFile { path, gguf, .. } = file;
     match model {
@@ -173,7 +173,7 @@ fn wait_for_model(app: &App, path: &Path, options: MapOptions) -> Result<Opened,
     let deadline = Instant::now() + app.settings.model_wait_timeout;
     let mut said = String::new();
     loop {
-        let why = match open(path, options, app.settings.tokenizer_pre.as_deref()) {
+        let why = match open(app, path, options) {
             Ok(opened) => return Ok(opened),
             Err(error @ ModelError::SeveralModels { .. }) => return Err(ServeError::Config(error.to_string())),
             Err(ModelError::Invalid { path, reason }) if settled(&path) => {

@@ -238,6 +238,10 @@ mod tests {
         assert!(render(endless, &[]).unwrap_err().contains("steps"));
         let long = "{% set x = 'x' * 1000000 %}{% for a in range(1000) %}{{ x }}{% endfor %}";
         assert!(render(long, &[]).unwrap_err().contains("bytes"));
+    }
+
+    #[test]
+    fn recursion_without_end_is_an_error() {
         let deep = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
         assert!(render(deep, &[]).is_err());
     }

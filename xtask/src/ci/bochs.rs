@@ -33,7 +33,6 @@ const HOW: &str = "install the emulator (Debian: bochs bochsbios vgabios isolinu
 /// A PC that runs.
 pub struct Pc {
     bochs: Child,
-    start: Instant,
     serial: PathBuf,
     /// What Bochs says itself.
     said: PathBuf,
@@ -51,7 +50,7 @@ pub fn start(mut programs: Initramfs, folder: &Path) -> Result<Pc> {
     fs::write(&configuration, bochsrc(&cd, &serial, &folder.join("bochs.log"))?)?;
     let said = folder.join("bochs.out");
     let output = fs::File::create(&said)?;
-    let mut child = emulator(&bochs)
+    let bochs = emulator(&bochs)
         .args(["-q", "-f"])
         .arg(&configuration)
         .stdin(Stdio::piped())
@@ -59,24 +58,24 @@ pub fn start(mut programs: Initramfs, folder: &Path) -> Result<Pc> {
         .stderr(output)
         .spawn()
         .context("cannot start bochs")?;
+    let mut pc = Pc { bochs, serial, said };
     // Where it was built with its debugger, as Debian's is, it waits for this word.
-    let mut stdin = child.stdin.take().context("bochs has no standard input")?;
+    let stdin = pc.bochs.stdin.as_mut().context("bochs has no standard input")?;
     stdin.write_all(b"continue\n")?;
-    Ok(Pc {
-        bochs: child,
-        start: Instant::now(),
-        serial,
-        said,
-    })
+    Ok(pc)
 }
 
 impl Pc {
     /// Waits until it is switched off; what its programs printed.
     pub fn wait(mut self) -> Result<String> {
+        let start = Instant::now();
         // Its exit status says nothing: switching off is an error to it.
         while self.bochs.try_wait()?.is_none() {
-            if self.start.elapsed() > TIME_LIMIT {
-                bail!("the emulated PC ran for {TIME_LIMIT:?}\n{}", read(&self.serial));
+            if start.elapsed() > TIME_LIMIT {
+                bail!(
+                    "the emulated PC still runs after {TIME_LIMIT:?}\n{}",
+                    read(&self.serial)
+                );
             }
             std::thread::sleep(Duration::from_millis(200));
         }
