@@ -8,7 +8,7 @@
 //
 // {{ tables }} tables at a time lie in L1d or near it while all rows pass: numbers in, sums of 32 tokens in and out. An entry is a
 // cache line. A table costs as much to build as the additions of about 100 rows, and numbers as much as those of 8 tokens, so
-// calls want many rows and tokens; but rows whose numbers and sums leave L2 for the tables.
+// calls want many rows and tokens; but no more rows than leave room in L2 for the tables beside their numbers and sums.
 // Overflow: an entry is at most 4 * 127; the sums of the 32 groups of two blocks are then added to i32. Code 3 has no entry, and
 // -128, which no quantiser gives, no room: where one occurs, no table is used.
 #include <assert.h>

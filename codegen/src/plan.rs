@@ -361,13 +361,13 @@ fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
             value: token_block,
             formula: token_block_formula,
             reason: "tokens a GEMM call handles: bounds the sums that wait for rescaling, and amortises the call, for tables \
-                     the recoding of weights to entries",
+                     the recoding of weights to numbers of entries",
         },
         Knob {
             name: "gemm_rows",
             value: if by_tables { 1280 } else { 0 },
             formula: if by_tables {
-                "1280 rows: entries, sums and results of 1.5 MiB in all"
+                "1280 rows: numbers of entries, sums and results of 1.5 MiB in all"
             } else {
                 "0: weight_block_bytes decides"
             }

@@ -40,6 +40,15 @@ impl GgufFile {
         let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
         Model::from_gguf(&self.gguf, self.mapping.clone(), &stem)
     }
+
+    /// The file with what [`GgufFile::model`] made of it.
+    pub fn with_model(self, model: Result<Model, InvalidModel>) -> Result<Opened, ModelError> {
+        let GgufFile { path, gguf, .. } = self;
+        match model {
+            Ok(model) => Ok(Opened { path, gguf, model }),
+            Err(reason) => Err(ModelError::Invalid { path, reason }),
+        }
+    }
 }
 
 /// An opened model: the weights, and the header they came with (tokenizer and chat template are read from it).
@@ -59,17 +68,8 @@ impl Model {
     /// file of gigabytes opens in milliseconds. [`Model::validate_codes`] reads those, when there is time.
     pub fn open(path: &Path, options: MapOptions) -> Result<Opened, ModelError> {
         let file = GgufFile::open(path, options)?;
-        match file.model() {
-            Ok(model) => Ok(Opened {
-                path: file.path,
-                gguf: file.gguf,
-                model,
-            }),
-            Err(reason) => Err(ModelError::Invalid {
-                path: file.path,
-                reason,
-            }),
-        }
+        let model = file.model();
+        file.with_model(model)
     }
 
     /// The model that `gguf`, parsed from `mapping`, describes; `stem` names it when its metadata does not.

@@ -1,7 +1,7 @@
 //! Getting the model: waiting for its file, opening it, starting the engine. Runs on a thread of its own, so that
 //! `/health` answers from the first moment.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -13,7 +13,7 @@ use crate::engine::{Engine, EngineConfig, StartError};
 use crate::machine::join;
 use crate::machine::limits::{self, Limits};
 use crate::model::gguf::Gguf;
-use crate::model::{CacheDir, GgufFile, MapOptions, Model, ModelError};
+use crate::model::{CacheDir, GgufFile, MapOptions, ModelError, Opened};
 use crate::settings::Parallel;
 use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError};
 
@@ -32,13 +32,8 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
         mmap: settings.mmap,
         mlock: settings.mlock,
     };
-    let Opened {
-        began,
-        path,
-        gguf,
-        model,
-        tokenizer,
-    } = wait_for_model(app, &settings.model, options)?;
+    let (began, opened, tokenizer) = wait_for_model(app, &settings.model, options)?;
+    let Opened { path, gguf, model } = opened;
     let invalid = |error: TokenizerError| ServeError::InvalidModel(format!("{}: {error}", path.display()));
     let tokenizer = tokenizer.map_err(invalid)?;
     let template = chat_template(settings.chat_template.as_deref(), &gguf, &tokenizer)?;
@@ -138,43 +133,27 @@ fn chat_template(
     }
 }
 
-/// What a model file holds, weights and tokenizer.
-struct Opened {
-    began: Instant,
-    path: PathBuf,
-    gguf: Gguf,
-    model: Model,
-    tokenizer: Result<Tokenizer, TokenizerError>,
-}
+/// A usable model file, when opening it began, and its tokenizer, which may be of no use.
+type Found = (Instant, Opened, Result<Tokenizer, TokenizerError>);
 
 /// Opens the file, or the directory that holds it. Of a start's time the tokenizer takes most: the weights are opened beside it.
-fn open(app: &App, path: &Path, options: MapOptions) -> Result<Opened, ModelError> {
+fn open(app: &App, path: &Path, options: MapOptions) -> Result<Found, ModelError> {
     let began = Instant::now();
     let file = GgufFile::open(path, options)?;
     app.phase.send_replace(Phase::Loading);
     let pre = app.settings.tokenizer_pre.as_deref();
     let (tokenizer, model) = join(|| Tokenizer::from_gguf(&file.gguf, pre), || file.model());
-    let GgufFile { path, gguf, .. } = file;
-    match model {
-        Ok(model) => Ok(Opened {
-            began,
-            path,
-            gguf,
-            model,
-            tokenizer,
-        }),
-        Err(reason) => Err(ModelError::Invalid { path, reason }),
-    }
+    Ok((began, file.with_model(model)?, tokenizer))
 }
 
 /// Opens the model as soon as that is possible. A missing file, and an invalid one that is still being written, are
 /// waited for; the time-out ends both.
-fn wait_for_model(app: &App, path: &Path, options: MapOptions) -> Result<Opened, ServeError> {
+fn wait_for_model(app: &App, path: &Path, options: MapOptions) -> Result<Found, ServeError> {
     let deadline = Instant::now() + app.settings.model_wait_timeout;
     let mut said = String::new();
     loop {
         let why = match open(app, path, options) {
-            Ok(opened) => return Ok(opened),
+            Ok(found) => return Ok(found),
             Err(error @ ModelError::SeveralModels { .. }) => return Err(ServeError::Config(error.to_string())),
             Err(ModelError::Invalid { path, reason }) if settled(&path) => {
                 return Err(ServeError::InvalidModel(format!("{}: {reason}", path.display())));
