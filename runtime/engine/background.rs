@@ -112,6 +112,11 @@ const LOOK: Duration = Duration::from_secs(5);
 pub fn follow(model: Arc<Model>, kernels: &'static Variant, cancel: &AtomicBool) {
     // Speed for later, never at the cost of the answers now.
     limits::run_when_idle();
+    look_again(model, kernels, cancel, || thread::sleep(LOOK));
+}
+
+/// [`rechoose`], and again after each `wait`, during which nothing here holds the model.
+fn look_again(model: Arc<Model>, kernels: &Variant, cancel: &AtomicBool, mut wait: impl FnMut()) {
     let weak = Arc::downgrade(&model);
     let mut there = Some(model);
     while let Some(model) = there
@@ -119,7 +124,7 @@ pub fn follow(model: Arc<Model>, kernels: &'static Variant, cancel: &AtomicBool)
         && !cancel.load(Ordering::Relaxed)
     {
         drop(model);
-        thread::sleep(LOOK);
+        wait();
         there = weak.upgrade();
     }
 }
@@ -339,17 +344,38 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_where_nothing_can_change() {
-        // Each would sleep otherwise, for longer than a test runs: the model is held here.
-        let began = Instant::now();
+    fn nothing_is_waited_for_where_nothing_can_change() {
+        let at_once = || panic!("there is nothing to wait for");
         for kernels in testing::runnable() {
             let model = testing::model();
-            follow(Arc::clone(&model), kernels, &AtomicBool::new(false));
+            look_again(Arc::clone(&model), kernels, &AtomicBool::new(false), at_once);
             if let Some(rows) = kernels.packing() {
                 model.repack(&rows.into(), &AtomicBool::new(false)).unwrap();
-                follow(Arc::clone(&model), kernels, &AtomicBool::new(true));
+                look_again(Arc::clone(&model), kernels, &AtomicBool::new(true), at_once);
             }
         }
-        assert!(began.elapsed() < LOOK);
+    }
+
+    #[test]
+    fn looking_ends_with_the_model_or_when_told() {
+        for (kernels, rows, _) in testing::skipping() {
+            let (go_on, mut looks) = (AtomicBool::new(false), 0);
+            let packed = || {
+                let model = testing::model();
+                model.repack(&rows.into(), &go_on).unwrap();
+                model
+            };
+            let mut held = Some(packed());
+            look_again(Arc::clone(held.as_ref().unwrap()), kernels, &go_on, || {
+                looks += 1;
+                held = held.take().filter(|_| looks < 3);
+            });
+            let held = packed();
+            look_again(Arc::clone(&held), kernels, &go_on, || {
+                looks += 1;
+                go_on.store(looks == 5, Ordering::Relaxed);
+            });
+            assert_eq!(looks, 5, "{}: 3 while it is held, 2 until told", kernels.name);
+        }
     }
 }

@@ -449,7 +449,7 @@ fn a_signal_that_ends_bench_ends_its_server() {
         bench.wait().unwrap();
         let began = std::time::Instant::now();
         while parent(&server).is_some() {
-            assert!(began.elapsed().as_secs() < 10, "{server} outlived {signal:?}");
+            assert!(began.elapsed().as_secs() < 60, "{server} outlived {signal:?}");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }

@@ -23,11 +23,15 @@ mod tidy;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{tool, workspace};
 use report::Report;
+
+/// How long a step waits for a server it started, on a machine that is busy with another step.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs every check that a change must pass.
 #[derive(Debug, clap::Args)]

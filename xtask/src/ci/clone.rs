@@ -8,11 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::report::Report;
-use super::{Context, image};
+use super::{Context, PATIENCE, image};
 use crate::tool;
-
-/// Longer than a container takes to start, and its server to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The one command that is not run as written is the download: its file is there, with another model in it.
 const MODELS: &str = "huggingface.co";

@@ -8,12 +8,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::report::Report;
-use super::{Context, image};
+use super::{Context, PATIENCE, image};
 use crate::container::{Container, Engine, Options, free_port};
 use crate::tool;
-
-/// Longer than any of these servers needs to answer its first request.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const CHAT: &str = r#"{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6, "temperature": 0}"#;
 const PROMPT: &str = r#"{"prompt": "Once upon a time", "max_tokens": 6, "temperature": 0}"#;

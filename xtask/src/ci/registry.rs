@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::PATIENCE;
 use crate::container::free_port;
 use crate::tool;
 
@@ -82,7 +83,7 @@ impl Registry {
     fn wait_until_it_answers(&self, dir: &Path) -> Result<()> {
         let start = Instant::now();
         while std::net::TcpStream::connect(&self.host).is_err() {
-            if start.elapsed() > Duration::from_secs(20) {
+            if start.elapsed() > PATIENCE {
                 bail!(
                     "docker-registry does not listen: {}",
                     std::fs::read_to_string(dir.join("log"))?
