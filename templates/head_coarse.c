@@ -1,3 +1,6 @@
+{#- Of one token, rows two at a time: 20.4 and 33.3 GB/s with 1 and 2 threads on Zen 3, where reading alone reached 21.5 and 33.4, and row after
+    row 16.4 and 28.9; unless nothing is prefetched, 7. With SSE2 two are slower than one, 9.9 against 12.3. Not measured elsewhere. -#}
+{%- set one_by_tiles = lanes == 8 and packed_prefetch_bytes > 0 -%}
 // The coded output head, exactly: sums over c of code(r, c) * x(t, c), codes of 6 bits (head_coarse) and of 2 bits (head_fine).
 //
 // W (rows, cols) by rows, cols % 256 == 0; x (tokens, cols) of int16. A row is blocks of 256 codes, which are 8 fields of 32 words of 16 bits:
@@ -7,7 +10,7 @@
 // Overflow: the caller sees to sum over c of |x(t, c)| < 2^24, so that no sum of products with 6 bits, of any of the columns in any order,
 // leaves i32. Nothing is widened on the way, and every ISA may add as it likes.
 //
-// One token: row after row, one linear stream, prefetched {{ packed_prefetch_bytes }} bytes ahead.
+// One token: {% if one_by_tiles %}tiles of two rows{% else %}row after row{% endif %}, one linear stream, prefetched {{ packed_prefetch_bytes }} bytes ahead.
 // Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows of a call (`ROWS` of
 // runtime/kernels/ops.rs) pass, which stay in L2.
 // The rows of the next call are prefetched meanwhile, some of each in every step of every tile, and to L2, where they push no token out:
@@ -152,13 +155,14 @@ static void tile_{{ tokens }}(const uint16_t *restrict w, size_t row_words, cons
 {%- for t in range(end=tokens) %}
     sums_{{ tile_bits }} {% for r in range(end=tile_rows) %}s{{ r }}{{ t }} = ZERO_{{ tile_bits }}{% if not loop.last %}, {% endif %}{% endfor %};
 {%- endfor %}
-    const size_t step = ahead * {{ tile_lanes * 8 }} / cols;
-    for (size_t c = 0; c < cols; c += 256, w += 96) {
-{%- for i in range(end=32, step_by=tile_lanes) %}
+    const size_t step = ahead * 256 / cols;
+    for (size_t c = 0; c < cols; c += 256, w += 96, next += step) {
+        // Many lines at once, and unrolled: half as many twice as often, or a loop, take a fifth longer on Zen 3.
+#pragma GCC unroll {{ tile_rows * 3 }}
         for (size_t line = 0; line < step; line += 64) {
             __builtin_prefetch(next + line, 0, 2);
         }
-        next += step;
+{%- for i in range(end=32, step_by=tile_lanes) %}
 {%- for k in range(end=8) %}
         {
             // Opaque, since the words of all rows are too many to be kept from one field to the next.
@@ -188,11 +192,17 @@ static void tile_{{ tokens }}(const uint16_t *restrict w, size_t row_words, cons
 void sterna_head_coarse__{{ isa }}(const uint16_t *restrict w, const int16_t *restrict x, size_t rows, size_t cols,
                                size_t tokens, int32_t *restrict y, size_t y_stride) {
     const size_t row_words = cols / 256 * 96;
+{%- if one_by_tiles %}
+    const size_t tiled = rows / {{ tile_rows }} * {{ tile_rows }};
+    // Of the first tile. Several tokens: the next call's rows, a share by each group of tokens.
+    const char *next = tokens > 1 ? (const char *)(w + rows * row_words) : (const char *)(w + {{ tile_rows - 1 }} * row_words) + {{ packed_prefetch_bytes }};
+{%- else %}
     const size_t tiled = tokens > 1 ? rows / {{ tile_rows }} * {{ tile_rows }} : 0;
+    // Of the first tile: the next call's rows, a share by each group of tokens.
+    const char *next = (const char *)(w + rows * row_words);
+{%- endif %}
     for (size_t t = 0, n; tiled > 0 && t < tokens; t += n) {
         n = tokens - t < {{ most }} ? tokens - t : {{ most }};
-        // Each group of tokens prefetches its share of the next call's rows.
-        const char *next = (const char *)(w + rows * row_words);
         const size_t from = {{ tile_rows }} * 2 * row_words * t / tokens, ahead = {{ tile_rows }} * 2 * row_words * (t + n) / tokens - from;
         for (size_t r = 0; r < tiled; r += {{ tile_rows }}) {
             const uint16_t *tile = w + r * row_words;
