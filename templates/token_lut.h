@@ -7,7 +7,7 @@
 //   byte w0 w32 w64 w96   ->   27 w0 + 9 w32 + 3 w64 + w96   u8, once a call
 //
 // {{ tables }} tables at a time lie in L1d or near it while all rows pass: numbers in, sums of 32 tokens in and out. An entry is a
-// cache line. A table costs as much to build as the additions of about 100 rows, and numbers as much as those of 8 tokens, so
+// cache line. A table costs as much to build as the additions of about 110 rows, and numbers as much as those of 7 tokens, so
 // calls want many rows and tokens; but no more rows than leave room in L2 for the tables beside their numbers and sums.
 // Overflow: an entry is at most 4 * 127; the sums of the 32 groups of two blocks are then added to i32. Code 3 has no entry, and
 // -128, which no quantiser gives, no room: where one occurs, no table is used.
@@ -52,19 +52,18 @@ static inline __attribute__((always_inline)) void load_rows(const uint8_t *restr
 
 // Table entries of block b, 128 weights, of every row; true if some code is 3. codes (GROUPS / TABLES, padded, TABLES)
 static int recode(const uint8_t *restrict w, size_t row_bytes, size_t rows, size_t b, size_t padded, uint8_t *restrict codes) {
-    const __m256i three = _mm256_set1_epi8(3);
+    // Of two codes, what they add to the entry's number; bit 7 if one of them is 3.
+    const __m256i high = _mm256_setr_epi8({% for half in [0, 1] %}0, 9, 18, -1, 27, 36, 45, -1, 54, 63, 72, -1, -1, -1, -1, -1{% if not loop.last %}, {% endif %}{% endfor %});
+    const __m256i low = _mm256_setr_epi8({% for half in [0, 1] %}0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, -1, -1, -1, -1{% if not loop.last %}, {% endif %}{% endfor %});
+    const __m256i nibble = _mm256_set1_epi8(15);
     __m256i invalid = _mm256_setzero_si256();
     for (size_t r = 0; r < padded; r += 8, codes += 8 * TABLES) {
         __m256i rows8[8];
         load_rows(w, row_bytes, rows, r, b, rows8);
         for (size_t i = 0; i < 8; i++) {
-            const __m256i v = rows8[i];
-            invalid = _mm256_or_si256(invalid, _mm256_and_si256(v, _mm256_srli_epi16(v, 1)));
-            const __m256i c0 = _mm256_and_si256(_mm256_srli_epi16(v, 6), three), c1 = _mm256_and_si256(_mm256_srli_epi16(v, 4), three);
-            const __m256i c2 = _mm256_and_si256(_mm256_srli_epi16(v, 2), three), c3 = _mm256_and_si256(v, three);
-            __m256i e = _mm256_add_epi8(_mm256_add_epi8(c0, c1), _mm256_add_epi8(c0, c0));
-            e = _mm256_add_epi8(_mm256_add_epi8(e, c2), _mm256_add_epi8(e, e));
-            e = _mm256_add_epi8(_mm256_add_epi8(e, c3), _mm256_add_epi8(e, e));
+            const __m256i h = _mm256_shuffle_epi8(high, _mm256_and_si256(_mm256_srli_epi16(rows8[i], 4), nibble));
+            const __m256i l = _mm256_shuffle_epi8(low, _mm256_and_si256(rows8[i], nibble)), e = _mm256_add_epi8(h, l);
+            invalid = _mm256_or_si256(invalid, _mm256_or_si256(h, l));
             uint8_t *to = codes + i * TABLES;
 {%- for part in ["_mm256_castsi256_si128(e)", "_mm256_extracti128_si256(e, 1)"] %}
             const __m128i e{{ loop.index0 }} = {{ part }};
@@ -73,11 +72,12 @@ static int recode(const uint8_t *restrict w, size_t row_bytes, size_t rows, size
 {%- endfor %}
         }
     }
-    return !_mm256_testz_si256(invalid, _mm256_set1_epi8(0x55));
+    return _mm256_movemask_epi8(invalid) != 0;
 }
 
-// The 128 columns at x of n <= 16 tokens, as i16, into a half of xt (128, 32). Tokens beyond n are 0.
-static void transpose(const int8_t *restrict x, size_t cols, size_t n, int16_t *restrict xt) {
+// The 128 columns at x of n <= 16 tokens, as i16, into a half of xt (128, 32). Tokens beyond n are 0. True if -128 is among them.
+static int transpose(const int8_t *restrict x, size_t cols, size_t n, int16_t *restrict xt) {
+    __m128i least = _mm_setzero_si128();
     for (size_t c = 0; c < 128; c += 16) {
 {%- for t in range(end=16) %}
         const __m128i a{{ t }} = {{ t }} < n ? _mm_loadu_si128((const __m128i *)(x + {{ t }} * cols + c)) : _mm_setzero_si128();
@@ -87,9 +87,11 @@ static void transpose(const int8_t *restrict x, size_t cols, size_t n, int16_t *
         const __m128i {{ round[1] }}{{ 2 * i }} = _mm_unpacklo_epi8({{ round[0] }}{{ i }}, {{ round[0] }}{{ i + 8 }}), {{ round[1] }}{{ 2 * i + 1 }} = _mm_unpackhi_epi8({{ round[0] }}{{ i }}, {{ round[0] }}{{ i + 8 }});
 {%- endfor %}{% endfor %}
 {%- for i in range(end=16) %}
+        least = _mm_min_epi8(least, e{{ i }});
         _mm256_store_si256((__m256i *)(xt + (c + {{ i }}) * TILE), _mm256_cvtepi8_epi16(e{{ i }}));
 {%- endfor %}
     }
+    return _mm_movemask_epi8(_mm_cmpeq_epi8(least, _mm_set1_epi8(INT8_MIN))) != 0;
 }
 
 // All sums of +-x or 0 over the four columns of a group, for 16 tokens: a half of xt (128, 32), from the group's first column on, into a
@@ -187,14 +189,6 @@ static void turn(const int32_t *restrict sum, size_t n, int32_t *restrict y, siz
     }
 }
 
-// True if -128 is among the n elements of x, n % 32 == 0.
-static int has_min(const int8_t *x, size_t n) {
-    __m256i any = _mm256_setzero_si256();
-    for (size_t i = 0; i < n; i += 32)
-        any = _mm256_or_si256(any, _mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(x + i)), _mm256_set1_epi8(INT8_MIN)));
-    return !_mm256_testz_si256(any, any);
-}
-
 // False, and nothing written, if some code is 3, or some activation -128. rows <= LUT_ROWS, tokens <= LUT_TOKENS
 static int token_lut(const uint8_t *restrict w, const int8_t *restrict x, size_t rows, size_t cols, size_t tokens,
                      int32_t *restrict y, size_t y_stride) {
@@ -206,9 +200,6 @@ static int token_lut(const uint8_t *restrict w, const int8_t *restrict x, size_t
     static_assert(sizeof codes + sizeof tables + sizeof xt + sizeof acc + sizeof sums < 1 << 20, "half of a thread's stack");
     const size_t padded = (rows + 7) & ~(size_t)7; // what is computed for rows beyond the last is not read
     const size_t blocks = cols / 128;
-    if (has_min(x, tokens * cols)) {
-        return 0;
-    }
     memset(sums, 0, (tokens + TILE - 1) / TILE * TILE * padded * sizeof *sums);
     for (size_t first = 0, end; first < blocks; first = end) {
         end = blocks - first < SPAN ? blocks : first + SPAN;
@@ -222,7 +213,9 @@ static int token_lut(const uint8_t *restrict w, const int8_t *restrict x, size_t
             for (size_t b = first; b < end; b++) {
                 for (size_t half = 0; half < TILE; half += 16) {
                     const size_t n = tokens > t + half ? tokens - t - half : 0;
-                    transpose(x + (n ? t + half : 0) * cols + b * 128, cols, n < 16 ? n : 16, xt + half);
+                    if (transpose(x + (n ? t + half : 0) * cols + b * 128, cols, n < 16 ? n : 16, xt + half)) {
+                        return 0;
+                    }
                 }
                 for (size_t g = 0; g < GROUPS; g += TABLES, c += TABLES * padded) {
                     for (size_t k = 0; k < TABLES; k++) {
