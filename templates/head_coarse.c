@@ -158,7 +158,7 @@ static void tile_{{ tokens }}(const uint16_t *restrict w, size_t row_words, cons
     const size_t step = ahead * 256 / cols;
     for (size_t c = 0; c < cols; c += 256, w += 96, next += step) {
         // Many lines at once, and unrolled: half as many twice as often, or a loop, take a fifth longer on Zen 3.
-#pragma GCC unroll {{ tile_rows * 3 }}
+#pragma GCC unroll 12
         for (size_t line = 0; line < step; line += 64) {
             __builtin_prefetch(next + line, 0, 2);
         }
