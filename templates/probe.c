@@ -11,24 +11,28 @@
 typedef uint32_t words __attribute__((vector_size({{ bytes }})));
 typedef uint32_t words_memory __attribute__((vector_size({{ bytes }}), aligned(1), may_alias));
 
-// y[0] = the sum of the 32-bit words of w, modulo 2^32; n bytes, whole lines of 64. One stream, prefetched `ahead` bytes ahead.
+// y[0] = the sum of the 32-bit words of w, modulo 2^32; n bytes, whole lines of 64. One stream, prefetched `ahead` bytes ahead, if any. Many lines
+// at a time: on Zen 3, two of them without a prefetch read 3 to 10 % slower, and up to 20 % where the loop lies badly.
 void sterna_probe_read__{{ isa }}(const uint8_t *restrict w, size_t n, size_t ahead, int32_t *restrict y) {
-{%- for i in range(end=128 / bytes) %}
+{%- for i in range(end=4) %}
     words sum_{{ i }} = {0};
 {%- endfor %}
     size_t i = 0;
-    for (; i + 128 <= n; i += 128) {
-        __builtin_prefetch(w + i + ahead);
-        __builtin_prefetch(w + i + ahead + 64);
-{%- for i in range(end=128 / bytes) %}
-        sum_{{ i }} += *(const words_memory *)(w + i + {{ i * bytes }});
+    for (; i + 1024 <= n; i += 1024) {
+        if (ahead) {
+{%- for line in range(end=16) %}
+            __builtin_prefetch(w + i + ahead + {{ 64 * line }});
+{%- endfor %}
+        }
+{%- for k in range(end=1024 / bytes) %}
+        sum_{{ k % 4 }} += *(const words_memory *)(w + i + {{ k * bytes }});
 {%- endfor %}
     }
     for (; i < n; i += {{ bytes }}) {
         sum_0 += *(const words_memory *)(w + i);
     }
     uint32_t lanes[sizeof(words) / sizeof(uint32_t)], total = 0;
-{%- for i in range(end=128 / bytes) %}
+{%- for i in range(end=4) %}
     memcpy(lanes, &sum_{{ i }}, sizeof lanes);
     for (size_t l = 0; l < sizeof lanes / sizeof *lanes; l++) {
         total += lanes[l];
