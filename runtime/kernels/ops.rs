@@ -4,6 +4,8 @@
 //! Threads split rows, heads or tokens, never a sum: results do not depend on their number. Each thread reads its share
 //! of a matrix as one linear stream.
 
+use std::ops::Range;
+
 use super::lines::{Lines, with_memory};
 use super::shared::{Shared, share};
 use super::{Variant, abi, reference};
@@ -116,6 +118,26 @@ struct Weights<'a> {
     rescale: abi::Rescale,
 }
 
+/// How a product is cut into pieces for [`Pool::each`].
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Pieces of each thread's share of the rows of W.
+    rows: usize,
+    /// Tokens of a piece, and how many such blocks there are: all of them pass some rows before the next rows come.
+    token_block: usize,
+    token_blocks: usize,
+}
+
+impl Cut {
+    /// Of each thread.
+    fn pieces(&self) -> usize {
+        self.rows * self.token_blocks
+    }
+}
+
+/// Weights that one token reads at a time, at most: some microseconds, long against taking a piece and short against a product.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// Most i32 sums that wait for rescaling, 640 KiB: those of `gemm_rows` rows and `token_block` tokens, as planned.
 const SUMS: usize = 160 << 10;
 
@@ -202,15 +224,24 @@ impl Variant {
         }
         // Held to the end: the layout may be replaced meanwhile.
         let repacked: [_; MAX_JOBS] = std::array::from_fn(|i| jobs.get(i).and_then(|(w, _)| w.repacked()));
-        let mut work: [Option<(Weights<'_>, Shared<'_, f32>)>; MAX_JOBS] = [const { None }; MAX_JOBS];
+        let mut work: [Option<(Weights<'_>, Shared<'_, f32>, Cut)>; MAX_JOBS] = [const { None }; MAX_JOBS];
         for ((slot, repacked), (w, y)) in work.iter_mut().zip(&repacked).zip(jobs.iter_mut()) {
-            *slot = Some((self.weights(w, repacked.as_deref(), rescale), Shared::new(y)));
+            let w = self.weights(w, repacked.as_deref(), rescale);
+            let cut = self.cut(&w, tokens, pool.threads());
+            *slot = Some((w, Shared::new(y), cut));
         }
-        pool.run(&|thread| {
-            for (w, y) in work.iter().flatten() {
-                let rows = share(w.rows, w.tile, thread, pool.threads());
-                // SAFETY: shapes were asserted above; threads get disjoint rows, whole tiles.
-                unsafe { self.linear_rows(x, w, rows, y) };
+        let pieces = work.iter().flatten().map(|(.., cut)| cut.pieces()).sum();
+        pool.each(pieces, &|owner, mut piece| {
+            for (w, y, cut) in work.iter().flatten() {
+                if piece < cut.pieces() {
+                    let (rows, block) = (piece / cut.token_blocks, piece % cut.token_blocks);
+                    let rows = share(w.rows, w.tile, owner * cut.rows + rows, pool.threads() * cut.rows);
+                    let first = block * cut.token_block;
+                    let tokens = first..tokens.min(first + cut.token_block);
+                    // SAFETY: shapes were asserted above; pieces are disjoint, and of whole tiles.
+                    return unsafe { self.linear_piece(x, w, rows, tokens, y) };
+                }
+                piece -= cut.pieces();
             }
         });
     }
@@ -238,46 +269,56 @@ impl Variant {
         }
     }
 
-    /// The columns `rows` of y, for all tokens.
-    ///
-    /// # Safety
-    /// Shapes as [`Variant::linear`] asserts; nobody else writes these columns of y.
-    unsafe fn linear_rows(&self, x: &QuantRows, w: &Weights<'_>, rows: std::ops::Range<usize>, y: &Shared<'_, f32>) {
-        let tokens = x.scales.len();
-        let token_block = if tokens == 1 { 1 } else { self.token_block };
-        let in_l2 = if tokens == 1 {
-            SUMS
+    /// How to cut a product with `tokens` vectors.
+    fn cut(&self, w: &Weights<'_>, tokens: usize, threads: usize) -> Cut {
+        let (token_block, most) = if tokens == 1 {
+            (1, PIECE_BYTES / w.row_bytes)
         } else {
             let least = if tokens < self.table_tokens { 0 } else { self.gemm_rows };
-            (self.weight_block_bytes / w.row_bytes).max(least)
+            (self.token_block, (self.weight_block_bytes / w.row_bytes).max(least))
         };
-        let most = (in_l2.min(SUMS / token_block) / w.tile * w.tile).max(w.tile);
-        // Blocks of equal height: a low one at the end would amortise less.
-        let blocks = rows.len().div_ceil(most).max(1);
-        let row_block = rows.len().div_ceil(blocks).next_multiple_of(w.tile).max(w.tile);
-        assert!(row_block * token_block <= SUMS);
-        with_memory(row_block * token_block.min(tokens), |sums: &mut [i32]| {
+        // In tiles; pieces are of equal height, since a low one at the end would amortise less.
+        let most = (most.min(SUMS / token_block) / w.tile).max(1);
+        Cut {
+            rows: w.rows.div_ceil(w.tile).div_ceil(threads).div_ceil(most),
+            token_block,
+            token_blocks: tokens.div_ceil(token_block),
+        }
+    }
+
+    /// The columns `rows` of the rows `tokens` of y.
+    ///
+    /// # Safety
+    /// Shapes as [`Variant::linear`] asserts, `rows` begin at a tile; nobody else writes this part of y.
+    unsafe fn linear_piece(
+        &self,
+        x: &QuantRows,
+        w: &Weights<'_>,
+        rows: Range<usize>,
+        tokens: Range<usize>,
+        y: &Shared<'_, f32>,
+    ) {
+        let (n, m) = (rows.len(), tokens.len());
+        if n == 0 {
+            return;
+        }
+        assert!(n * m <= SUMS);
+        with_memory(n * m, |sums: &mut [i32]| {
             let sums = sums.as_mut_ptr();
-            for first in rows.clone().step_by(row_block) {
-                let n = row_block.min(rows.end - first);
-                let packed = w.data[first * w.row_bytes..].as_ptr();
-                for t0 in (0..tokens).step_by(token_block) {
-                    let m = token_block.min(tokens - t0);
-                    let q = x.q[t0 * w.cols..].as_ptr();
-                    // SAFETY: `packed` holds n whole rows and `q` m rows of cols elements; `sums` takes m * n, and the
-                    // kernels write every one of them. The caller owns these columns of y.
-                    unsafe {
-                        if tokens == 1 {
-                            (w.gemv)(packed, q, x.sums[0], n, w.cols, sums);
-                        } else {
-                            (w.gemm)(packed, q, x.sums[t0..].as_ptr(), n, w.cols, m, sums, n);
-                        }
-                        for t in 0..m {
-                            let at = (t0 + t) * w.rows + first;
-                            let out = y.part(at..at + n);
-                            (w.rescale)(sums.add(t * n), n, x.scales[t0 + t], w.scale, out.as_mut_ptr());
-                        }
-                    }
+            let packed = w.data[rows.start * w.row_bytes..].as_ptr();
+            let q = x.q[tokens.start * w.cols..].as_ptr();
+            // SAFETY: `packed` holds n whole rows and `q` m rows of cols elements; `sums` takes m * n, and the kernels write every one
+            // of them. The caller owns this part of y.
+            unsafe {
+                if x.scales.len() == 1 {
+                    (w.gemv)(packed, q, x.sums[0], n, w.cols, sums);
+                } else {
+                    (w.gemm)(packed, q, x.sums[tokens.start..].as_ptr(), n, w.cols, m, sums, n);
+                }
+                for (i, t) in tokens.enumerate() {
+                    let at = t * w.rows + rows.start;
+                    let out = y.part(at..at + n);
+                    (w.rescale)(sums.add(i * n), n, x.scales[t], w.scale, out.as_mut_ptr());
                 }
             }
         });
@@ -290,8 +331,9 @@ impl Variant {
         let row_bytes = w.row_bytes();
         let kernel = self.head_kernel(w);
         let y = Shared::new(y);
-        pool.run(&|thread| {
-            let rows = share(w.rows, 1, thread, pool.threads());
+        let (threads, pieces) = (pool.threads(), (w.data.len() / pool.threads() / PIECE_BYTES).max(1));
+        pool.each(pieces, &|owner, piece| {
+            let rows = share(w.rows, 1, owner * pieces + piece, threads * pieces);
             let data = w.data[rows.start * row_bytes..].as_ptr();
             // SAFETY: the kernel writes y[t * w.rows + r] for its own rows r and every token t, all inside y; threads get
             // disjoint rows. The other sizes are asserted above.
@@ -357,27 +399,30 @@ impl Variant {
         assert!(lower.len() == sums.len() && upper.len() == sums.len());
         q.chunks_exact(cols).for_each(check_integers);
         let (sums, lower, upper) = (Shared::new(sums), Shared::new(lower), Shared::new(upper));
-        pool.run(&|thread| {
-            let share = share(rows, ROWS, thread, pool.threads());
-            for first in share.clone().step_by(ROWS) {
-                let n = ROWS.min(share.end - first);
-                let codes = head.coarse_codes()[first * (cols / 4 * 3)..].as_ptr().cast();
-                for (i, tokens) in tokens.chunks(TOKENS).enumerate() {
-                    let q = q[i * TOKENS * cols..].as_ptr();
-                    // SAFETY: n rows of codes and tokens.len() of q, of cols elements each; the kernel writes n sums of each token, `rows`
-                    // apart. Threads get disjoint rows.
-                    unsafe {
-                        let sums = sums.start().add(i * TOKENS * rows + first);
-                        (self.head_coarse)(codes, q, n, cols, tokens.len(), sums, rows);
-                    }
-                    for (t, token) in tokens.iter().enumerate() {
-                        let at = (i * TOKENS + t) * rows + first;
-                        let part = at..at + n;
-                        // SAFETY: threads get disjoint rows.
-                        let (sums, lower, upper) =
-                            unsafe { (sums.part(part.clone()), lower.part(part.clone()), upper.part(part)) };
-                        head.coarse_bounds(first, sums, token, lower, upper);
-                    }
+        let threads = pool.threads();
+        pool.each(rows.div_ceil(ROWS).div_ceil(threads), &|owner, piece| {
+            let share = share(rows, ROWS, owner, threads);
+            let first = share.start + piece * ROWS;
+            if first >= share.end {
+                return;
+            }
+            let n = ROWS.min(share.end - first);
+            let codes = head.coarse_codes()[first * (cols / 4 * 3)..].as_ptr().cast();
+            for (i, tokens) in tokens.chunks(TOKENS).enumerate() {
+                let q = q[i * TOKENS * cols..].as_ptr();
+                // SAFETY: n rows of codes and tokens.len() of q, of cols elements each; the kernel writes n sums of each token, `rows`
+                // apart. Pieces are disjoint rows.
+                unsafe {
+                    let sums = sums.start().add(i * TOKENS * rows + first);
+                    (self.head_coarse)(codes, q, n, cols, tokens.len(), sums, rows);
+                }
+                for (t, token) in tokens.iter().enumerate() {
+                    let at = (i * TOKENS + t) * rows + first;
+                    let part = at..at + n;
+                    // SAFETY: pieces are disjoint rows.
+                    let (sums, lower, upper) =
+                        unsafe { (sums.part(part.clone()), lower.part(part.clone()), upper.part(part)) };
+                    head.coarse_bounds(first, sums, token, lower, upper);
                 }
             }
         });
@@ -483,7 +528,7 @@ pub(super) fn each_row(pool: &Pool, rows: usize, job: impl Fn(usize) + Sync) {
 }
 
 /// Calls `job` with ranges that make up 0..n, on the pool when that is worth waking a thread.
-fn some_rows(pool: &Pool, n: usize, job: impl Fn(std::ops::Range<usize>) + Sync) {
+fn some_rows(pool: &Pool, n: usize, job: impl Fn(Range<usize>) + Sync) {
     const FEW: usize = 8;
     if n <= FEW {
         job(0..n);

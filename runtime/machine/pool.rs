@@ -19,13 +19,24 @@ use super::limits;
 /// Looks at the awaited value before parking: some tens of microseconds, longer than the serial gaps of a pass.
 const SPINS: usize = 2000;
 
+/// Threads whose pieces a thread looks through when its own are done: each look can be a line from another core's cache, which many of would
+/// cost more than the join.
+const HELPED: usize = 7;
+
 /// A fixed set of worker threads; the caller's thread is one of them.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     /// Held during a round: callers from several threads take turns.
     turn: Mutex<()>,
+    /// Of each thread's pieces in [`Pool::each`], how many were begun.
+    begun: Vec<Counter>,
 }
+
+/// With a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Counter(AtomicUsize);
 
 type Job<'a> = &'a (dyn Fn(usize) + Sync);
 
@@ -81,6 +92,7 @@ impl Pool {
         }
         Pool {
             shared,
+            begun: (0..=workers.len()).map(|_| Counter::default()).collect(),
             workers,
             turn: Mutex::new(()),
         }
@@ -98,7 +110,36 @@ impl Pool {
         if self.workers.is_empty() {
             return job(0);
         }
+        self.round(lock(&self.turn), job);
+    }
+
+    /// Calls `job(owner, piece)` once for every thread `owner` and every `piece` in `0..pieces`, in parallel, and returns when all are done.
+    ///
+    /// Each thread goes through its own pieces in order, so that these can be one stream of memory, and then takes what others have not
+    /// begun: a core that is slower than the others, or busy with something else, is waited for no longer than a piece takes it.
+    /// Panics as in [`Pool::run`], which a job must not call either.
+    pub fn each(&self, pieces: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        if self.workers.is_empty() {
+            return (0..pieces).for_each(|piece| job(0, piece));
+        }
         let turn = lock(&self.turn);
+        self.begun.iter().for_each(|begun| begun.0.store(0, Relaxed));
+        self.round(turn, &|thread| {
+            let (before, from) = self.begun.split_at(thread);
+            let owners = (thread..).zip(from).chain((0..).zip(before));
+            for (owner, Counter(begun)) in owners.take(1 + HELPED) {
+                // Looking is cheaper than taking, where others take as well.
+                while begun.load(Relaxed) < pieces {
+                    let piece = begun.fetch_add(1, Relaxed);
+                    if piece < pieces {
+                        job(owner, piece);
+                    }
+                }
+            }
+        });
+    }
+
+    fn round(&self, turn: MutexGuard<'_, ()>, job: Job<'_>) {
         let shared = &*self.shared;
         shared.busy.store(self.workers.len(), Relaxed);
         shared.job.store((&raw const job).cast_mut().cast(), Relaxed);
@@ -220,6 +261,55 @@ mod tests {
             let pool = Pool::new(threads);
             assert_eq!(pool.threads(), threads.max(1));
             assert_eq!(count(&pool, 500), vec![500; threads.max(1)]);
+        }
+    }
+
+    #[test]
+    fn every_piece_runs_once() {
+        for threads in [1, 2, 3, 12] {
+            let pool = Pool::new(threads);
+            for pieces in [0, 1, 2, 7, 100] {
+                let calls: Vec<AtomicUsize> = (0..threads * pieces).map(|_| AtomicUsize::new(0)).collect();
+                for _ in 0..20 {
+                    pool.each(pieces, &|owner, piece| {
+                        assert!(piece < pieces);
+                        calls[owner * pieces + piece].fetch_add(1, Relaxed);
+                    });
+                }
+                assert!(
+                    calls.iter().all(|calls| calls.load(Relaxed) == 20),
+                    "{threads} x {pieces}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_pieces_of_a_slow_thread_are_taken_by_others() {
+        for slow in 0..3 {
+            let (pool, done) = (Pool::new(3), AtomicUsize::new(0));
+            pool.each(10, &|owner, piece| {
+                // One piece takes as long as all others together: whoever has it gets to no other.
+                while (owner, piece) == (slow, 0) && done.load(SeqCst) < 29 {
+                    thread::yield_now();
+                }
+                done.fetch_add(1, SeqCst);
+            });
+            assert_eq!(done.into_inner(), 30);
+        }
+    }
+
+    #[test]
+    fn each_thread_goes_through_pieces_in_order() {
+        let pool = Pool::new(2);
+        let begun = Mutex::new(Vec::new());
+        pool.each(50, &|owner, piece| {
+            lock(&begun).push((thread::current().id(), owner, piece))
+        });
+        let begun = begun.into_inner().unwrap();
+        for &(thread, owner, _) in &begun {
+            let same = begun.iter().filter(|other| (other.0, other.1) == (thread, owner));
+            assert!(same.is_sorted_by_key(|&(.., piece)| piece), "{begun:?}");
         }
     }
 
