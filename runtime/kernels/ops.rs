@@ -135,8 +135,8 @@ impl Cut {
     }
 }
 
-/// Weights that one token reads at a time, at most: some microseconds, long against taking a piece and short against a product.
-const PIECE_BYTES: usize = 64 << 10;
+/// Weights that one token reads at a time, at most: five microseconds or ten, long against taking a piece and short against a product.
+const PIECE_BYTES: usize = 128 << 10;
 
 /// Most i32 sums that wait for rescaling, 640 KiB: those of `gemm_rows` rows and `token_block` tokens, as planned.
 const SUMS: usize = 160 << 10;
@@ -272,7 +272,9 @@ impl Variant {
     /// How to cut a product with `tokens` vectors.
     fn cut(&self, w: &Weights<'_>, tokens: usize, threads: usize) -> Cut {
         let (token_block, most) = if tokens == 1 {
-            (1, PIECE_BYTES / w.row_bytes)
+            // Nobody helps a single thread, and a hundredth goes into pieces.
+            let alone = threads == 1;
+            (1, if alone { w.rows } else { PIECE_BYTES / w.row_bytes })
         } else {
             let least = if tokens < self.table_tokens { 0 } else { self.gemm_rows };
             (self.token_block, (self.weight_block_bytes / w.row_bytes).max(least))
