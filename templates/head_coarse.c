@@ -1,5 +1,5 @@
 {#- Of one token, rows two at a time: 20.4 and 33.3 GB/s with 1 and 2 threads on Zen 3, where reading alone reached 21.5 and 33.4, and row after
-    row 16.4 and 28.9; unless nothing is prefetched, 7. With SSE2 two are slower than one, 9.9 against 12.3. Not measured elsewhere. -#}
+    row 16.4 and 28.9; without a prefetch only 7. With SSE2 two are slower than one, 9.9 against 12.3. Not measured elsewhere. -#}
 {%- set one_by_tiles = lanes == 8 and packed_prefetch_bytes > 0 -%}
 // The coded output head, exactly: sums over c of code(r, c) * x(t, c), codes of 6 bits (head_coarse) and of 2 bits (head_fine).
 //
@@ -10,7 +10,7 @@
 // Overflow: the caller sees to sum over c of |x(t, c)| < 2^24, so that no sum of products with 6 bits, of any of the columns in any order,
 // leaves i32. Nothing is widened on the way, and every ISA may add as it likes.
 //
-// One token: {% if one_by_tiles %}tiles of two rows{% else %}row after row{% endif %}, one linear stream, prefetched {{ packed_prefetch_bytes }} bytes ahead.
+// One token: {% if one_by_tiles %}tiles of two rows, whose prefetches are one linear stream{% else %}row after row, one linear stream, prefetched{% endif %} {{ packed_prefetch_bytes }} bytes ahead.
 // Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows of a call (`ROWS` of
 // runtime/kernels/ops.rs) pass, which stay in L2.
 // The rows of the next call are prefetched meanwhile, some of each in every step of every tile, and to L2, where they push no token out:
@@ -194,11 +194,11 @@ void sterna_head_coarse__{{ isa }}(const uint16_t *restrict w, const int16_t *re
     const size_t row_words = cols / 256 * 96;
 {%- if one_by_tiles %}
     const size_t tiled = rows / {{ tile_rows }} * {{ tile_rows }};
-    // Of the first tile. Several tokens: the next call's rows, a share by each group of tokens.
+    // What the first tile prefetches: with one token what comes after it, with several the next call's rows, of which each group of them has a share.
     const char *next = tokens > 1 ? (const char *)(w + rows * row_words) : (const char *)(w + {{ tile_rows - 1 }} * row_words) + {{ packed_prefetch_bytes }};
 {%- else %}
     const size_t tiled = tokens > 1 ? rows / {{ tile_rows }} * {{ tile_rows }} : 0;
-    // Of the first tile: the next call's rows, a share by each group of tokens.
+    // What the first tile prefetches: the next call's rows, of which each group of tokens has a share.
     const char *next = (const char *)(w + rows * row_words);
 {%- endif %}
     for (size_t t = 0, n; tiled > 0 && t < tokens; t += n) {

@@ -10,7 +10,7 @@
 // cache line. A table costs as much to build as the additions of about 110 rows, and numbers as much as those of 7 tokens, so
 // calls want many rows and tokens; but no more rows than leave room in L2 for the tables beside their numbers and sums.
 // Overflow: an entry is at most 4 * 127; the sums of the 32 groups of two blocks are then added to i32. Code 3 has no entry, and
-// -128, which no quantiser gives, no room: where one occurs, no table is used.
+// -128, which no quantiser gives, no room: where one occurs, no sum of tables is used.
 #include <assert.h>
 #include <string.h>
 

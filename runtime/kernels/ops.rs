@@ -2,7 +2,7 @@
 //!
 //! Every wrapper asserts the shapes that its kernel relies on; those assertions are what makes the calls sound.
 //! Threads split rows, heads or tokens, never a sum: results do not depend on their number. Each thread reads its share
-//! of a matrix as one linear stream.
+//! of a matrix as one linear stream, in pieces, and then those that others have not begun.
 
 use std::ops::Range;
 
@@ -121,21 +121,22 @@ struct Weights<'a> {
 /// How a product is cut into pieces for [`Pool::each`].
 #[derive(Clone, Copy)]
 struct Cut {
-    /// Pieces of each thread's share of the rows of W.
-    rows: usize,
-    /// Tokens of a piece, and how many such blocks there are: all of them pass some rows before the next rows come.
-    token_block: usize,
+    /// Blocks into which each thread's share of W's rows is cut.
+    row_blocks: usize,
+    /// Blocks of tokens. All of them pass a block of rows before the next rows come.
     token_blocks: usize,
+    /// Tokens of a block.
+    token_block: usize,
 }
 
 impl Cut {
-    /// Of each thread.
+    /// How many each thread has.
     fn pieces(&self) -> usize {
-        self.rows * self.token_blocks
+        self.row_blocks * self.token_blocks
     }
 }
 
-/// Weights that one token reads at a time, at most: five microseconds or ten, long against taking a piece and short against a product.
+/// Weights that one token reads at a time, about: five microseconds or ten, long against taking a piece and short against a product.
 const PIECE_BYTES: usize = 128 << 10;
 
 /// Most i32 sums that wait for rescaling, 640 KiB: those of `gemm_rows` rows and `token_block` tokens, as planned.
@@ -234,9 +235,9 @@ impl Variant {
         pool.each(pieces, &|owner, mut piece| {
             for (w, y, cut) in work.iter().flatten() {
                 if piece < cut.pieces() {
-                    let (rows, block) = (piece / cut.token_blocks, piece % cut.token_blocks);
-                    let rows = share(w.rows, w.tile, owner * cut.rows + rows, pool.threads() * cut.rows);
-                    let first = block * cut.token_block;
+                    let row_block = owner * cut.row_blocks + piece / cut.token_blocks;
+                    let rows = share(w.rows, w.tile, row_block, pool.threads() * cut.row_blocks);
+                    let first = piece % cut.token_blocks * cut.token_block;
                     let tokens = first..tokens.min(first + cut.token_block);
                     // SAFETY: shapes were asserted above; pieces are disjoint, and of whole tiles.
                     return unsafe { self.linear_piece(x, w, rows, tokens, y) };
@@ -269,12 +270,17 @@ impl Variant {
         }
     }
 
-    /// How to cut a product with `tokens` vectors.
+    /// How to cut a product with `tokens` vectors. For one thread and token not at all: nobody would help, and pieces cost a hundredth.
     fn cut(&self, w: &Weights<'_>, tokens: usize, threads: usize) -> Cut {
         let (token_block, most) = if tokens == 1 {
-            // Nobody helps a single thread, and a hundredth goes into pieces.
-            let alone = threads == 1;
-            (1, if alone { w.rows } else { PIECE_BYTES / w.row_bytes })
+            (
+                1,
+                if threads == 1 {
+                    w.rows
+                } else {
+                    PIECE_BYTES / w.row_bytes
+                },
+            )
         } else {
             let least = if tokens < self.table_tokens { 0 } else { self.gemm_rows };
             (self.token_block, (self.weight_block_bytes / w.row_bytes).max(least))
@@ -282,16 +288,16 @@ impl Variant {
         // In tiles; pieces are of equal height, since a low one at the end would amortise less.
         let most = (most.min(SUMS / token_block) / w.tile).max(1);
         Cut {
-            rows: w.rows.div_ceil(w.tile).div_ceil(threads).div_ceil(most),
-            token_block,
+            row_blocks: w.rows.div_ceil(w.tile).div_ceil(threads).div_ceil(most),
             token_blocks: tokens.div_ceil(token_block),
+            token_block,
         }
     }
 
     /// The columns `rows` of the rows `tokens` of y.
     ///
     /// # Safety
-    /// Shapes as [`Variant::linear`] asserts, `rows` begin at a tile; nobody else writes this part of y.
+    /// Shapes as [`Variant::linear`] asserts; `rows` begin at a tile, and end at one or with W; nobody else writes this part of y.
     unsafe fn linear_piece(
         &self,
         x: &QuantRows,
@@ -333,7 +339,12 @@ impl Variant {
         let row_bytes = w.row_bytes();
         let kernel = self.head_kernel(w);
         let y = Shared::new(y);
-        let (threads, pieces) = (pool.threads(), (w.data.len() / pool.threads() / PIECE_BYTES).max(1));
+        let threads = pool.threads();
+        let pieces = if threads == 1 {
+            1
+        } else {
+            w.data.len().div_ceil(threads * PIECE_BYTES)
+        };
         pool.each(pieces, &|owner, piece| {
             let rows = share(w.rows, 1, owner * pieces + piece, threads * pieces);
             let data = w.data[rows.start * row_bytes..].as_ptr();

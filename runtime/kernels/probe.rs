@@ -10,14 +10,19 @@ use crate::machine::pool::Pool;
 
 /// A line of memory: what the read probe reads as a whole.
 const LINE: usize = 64;
+/// What a thread reads before it looks whether others need help: long against starting a stream.
+const PIECE_BYTES: usize = 1 << 20;
 
 impl Variant {
-    /// Reads `bytes`, each thread its share as one linear stream prefetched `ahead` bytes ahead; the sum of the 32-bit words,
-    /// modulo 2^32. Bytes beyond the last whole line are not read.
+    /// Reads `bytes`, each thread its share as one linear stream prefetched `ahead` bytes ahead, and helping others at the end as products
+    /// do; the sum of the 32-bit words, modulo 2^32. Bytes beyond the last whole line are not read.
     pub fn probe_read(&self, pool: &Pool, bytes: &[u8], ahead: usize) -> u32 {
         let sums = Mutex::new(0u32);
-        pool.run(&|thread| {
-            let part = &bytes[share(bytes.len() / LINE * LINE, LINE, thread, pool.threads())];
+        let threads = pool.threads();
+        let pieces = (bytes.len() / threads / PIECE_BYTES).max(1);
+        pool.each(pieces, &|owner, piece| {
+            let lines = bytes.len() / LINE * LINE;
+            let part = &bytes[share(lines, LINE, owner * pieces + piece, threads * pieces)];
             let mut sum = 0;
             // SAFETY: `part` is whole lines; prefetching beyond it is harmless.
             unsafe { (self.probe_read)(part.as_ptr(), part.len(), ahead, &raw mut sum) };

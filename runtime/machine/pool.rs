@@ -3,7 +3,7 @@
 //! A token takes a few hundred joins, so a join has to cost about a microsecond: between rounds a worker
 //! spins for a moment and only then parks. With fewer CPUs than threads nobody spins, because the
 //! spinning thread would sit on the CPU that the awaited one needs.
-#![allow(unsafe_code)] // a job's lifetime is erased for the workers; see `run`
+#![allow(unsafe_code)] // a job's lifetime is erased for the workers; see `round`
 
 use std::any::Any;
 use std::hint;
@@ -19,8 +19,8 @@ use super::limits;
 /// Looks at the awaited value before parking: some tens of microseconds, longer than the serial gaps of a pass.
 const SPINS: usize = 2000;
 
-/// Threads whose pieces a thread looks through when its own are done: each look can be a line from another core's cache, which many of would
-/// cost more than the join.
+/// Threads whose pieces a thread looks through when its own are done. Each look can be a line from another core's cache, and many of them
+/// would cost more than the join.
 const HELPED: usize = 7;
 
 /// A fixed set of worker threads; the caller's thread is one of them.
@@ -48,7 +48,7 @@ struct Shared {
     busy: AtomicUsize,
     /// Workers that have parked, or are about to.
     parked: AtomicUsize,
-    /// The round's job. Points into the stack of `run`, which outlives the round.
+    /// The round's job. Points into the stack of `round`, which outlives the round.
     job: AtomicPtr<Job<'static>>,
     /// The pool is being dropped.
     closing: AtomicBool,
@@ -117,7 +117,7 @@ impl Pool {
     ///
     /// Each thread goes through its own pieces in order, so that these can be one stream of memory, and then takes what others have not
     /// begun: a core that is slower than the others, or busy with something else, is waited for no longer than a piece takes it.
-    /// Panics as in [`Pool::run`], which a job must not call either.
+    /// A panic of a call is passed on once the others are done; then some pieces may not have been begun. A job must not call its own pool.
     pub fn each(&self, pieces: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         if self.workers.is_empty() {
             return (0..pieces).for_each(|piece| job(0, piece));
@@ -139,6 +139,7 @@ impl Pool {
         });
     }
 
+    /// `job` on all threads. It and what it borrows outlive the round, since this returns only when no worker is busy.
     fn round(&self, turn: MutexGuard<'_, ()>, job: Job<'_>) {
         let shared = &*self.shared;
         shared.busy.store(self.workers.len(), Relaxed);
@@ -182,7 +183,7 @@ impl Shared {
                 return;
             }
             let job = self.job.load(Relaxed);
-            // SAFETY: `run` stored a pointer to a live reference before it started this round, and does not return
+            // SAFETY: `round` stored a pointer to a live reference before it started this round, and does not return
             // before `busy` is 0, which needs our decrement below. Acquire of `round` ordered that store before us.
             let job: Job<'_> = unsafe { *job };
             self.call(job, index);
@@ -296,6 +297,22 @@ mod tests {
                 done.fetch_add(1, SeqCst);
             });
             assert_eq!(done.into_inner(), 30);
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_piece_reaches_the_caller_and_the_pool_survives() {
+        for threads in [1, 3] {
+            let pool = Pool::new(threads);
+            let result = panic::catch_unwind(AssertUnwindSafe(|| {
+                pool.each(5, &|owner, piece| {
+                    assert_ne!((owner, piece), (threads - 1, 2), "culprit")
+                });
+            }));
+            assert!(result.is_err());
+            let calls = AtomicUsize::new(0);
+            pool.each(5, &|_, _| _ = calls.fetch_add(1, Relaxed));
+            assert_eq!(calls.into_inner(), 5 * threads);
         }
     }
 

@@ -8,7 +8,7 @@
 //   vpmaddwd with 1    8 lanes                            i32, every 10 blocks
 //
 // Overflow: |code * x| <= 3 * 128, two products and four fields a block: 10 blocks stay in i16.
-// The stream of weights is read once: it is prefetched 1024 bytes ahead.
+// The stream of weights is read once: it is prefetched 2048 bytes ahead.
 // Rendered from templates/i2s_gemv_avx2.c for avx2: edit the template, not this.
 #include <stddef.h>
 #include <stdint.h>
@@ -37,7 +37,7 @@ void sterna_i2s_gemv__avx2(const uint8_t *restrict w, const int8_t *restrict x, 
             const size_t end = blocks - b < 10 ? blocks : b + 10;
             __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
             for (; b < end; b++, w += 32, xb += 128) {
-                __builtin_prefetch(w + 1024);
+                __builtin_prefetch(w + 2048);
                 const __m256i v = _mm256_loadu_si256((const __m256i *)w);
                 const __m256i c0 = _mm256_and_si256(_mm256_srli_epi16(v, 6), three);
                 const __m256i p0 = _mm256_maddubs_epi16(c0, _mm256_loadu_si256((const __m256i *)(xb + 0)));

@@ -1002,7 +1002,7 @@ void sterna_head_coarse__avx512vnni(const uint16_t *restrict w, const int16_t *r
                                size_t tokens, int32_t *restrict y, size_t y_stride) {
     const size_t row_words = cols / 256 * 96;
     const size_t tiled = tokens > 1 ? rows / 4 * 4 : 0;
-    // Of the first tile: the next call's rows, a share by each group of tokens.
+    // What the first tile prefetches: the next call's rows, of which each group of tokens has a share.
     const char *next = (const char *)(w + rows * row_words);
     for (size_t t = 0, n; tiled > 0 && t < tokens; t += n) {
         n = tokens - t < 4 ? tokens - t : 4;

@@ -7,7 +7,7 @@
 //   factor on the code    64          16           4           1
 //
 // vpdpbusd adds code * factor * x over 4 bytes into i32. Overflow: 4 * 192 * 128 a block and lane; the renderer bounds cols.
-// One row after the other, as one linear stream, prefetched 1024 bytes ahead.
+// One row after the other, as one linear stream, prefetched 2048 bytes ahead.
 // Rendered from templates/i2s_gemv_avxvnni.c for avxvnni: edit the template, not this.
 #include <stddef.h>
 #include <stdint.h>
@@ -47,7 +47,7 @@ void sterna_i2s_gemv__avxvnni(const uint8_t *restrict w, const int8_t *restrict 
         const int8_t *xb = x;
         size_t b = 0;
         for (; b + 2 <= blocks; b += 2, w += 64, xb += 256) {
-            __builtin_prefetch(w + 1024);
+            __builtin_prefetch(w + 2048);
             const __m256i v = _mm256_loadu_si256((const __m256i *)w), u = _mm256_loadu_si256((const __m256i *)(w + 32));
             DPBUSD(a0, _mm256_and_si256(v, mask0), _mm256_loadu_si256((const __m256i *)(xb + 0)));
             DPBUSD(b0, _mm256_and_si256(u, mask0), _mm256_loadu_si256((const __m256i *)(xb + 128)));

@@ -101,6 +101,25 @@ fn ternary_products_equal_the_reference_over_edge_shapes() {
     });
 }
 
+/// Each thread's share of the weights is a megabyte or half of one: several pieces, the last of them lower.
+#[test]
+fn one_token_in_pieces_equals_the_reference() {
+    each(|variant, pool| {
+        let mut random = Random(3);
+        let (rows, cols) = (2013, 2560);
+        if !affordable(rows * cols, 33_000) {
+            return;
+        }
+        let x = quantized(random.bytes(cols).into_iter().map(|b| b as i8).collect(), cols);
+        check_linear(variant, pool, &[random_ternary(&mut random, rows, cols)], &x);
+        let tile = variant.packing().map_or(1, |packing| packing.rows);
+        let w = random_ternary(&mut random, rows / tile * tile, cols);
+        if let Some(w) = repacked(variant, &w) {
+            check_linear(variant, pool, &[w], &x);
+        }
+    });
+}
+
 /// A valid matrix: every code is 0, 1 or 2.
 pub fn random_ternary(random: &mut Random, rows: usize, cols: usize) -> Ternary {
     let mut byte = || (0..4).fold(0, |byte, _| byte << 2 | (random.next() % 3) as u8);

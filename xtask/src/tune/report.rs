@@ -178,7 +178,10 @@ mod tests {
         report.written = Some(Written { path, dropped: false });
         let text = report.table(false);
         assert!(
-            text.contains("prefetch_bytes = 8192 instead of 256: decode 3.1 % (± 1.0) faster"),
+            text.contains(&format!(
+                "prefetch_bytes = 8192 instead of {}: decode 3.1 % (± 1.0) faster",
+                plan.knob("prefetch_bytes")
+            )),
             "{text}"
         );
         assert!(text.contains("wrote box.toml"), "{text}");

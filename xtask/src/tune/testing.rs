@@ -79,7 +79,7 @@ pub fn report(confirmed: &[(&str, u64, Metric)]) -> Report {
 pub fn tuned(knob: &str, value: u64) -> Tuned {
     let evidence = TunedKnob {
         value,
-        planned: 256,
+        planned: 2048,
         measured: "decode".into(),
         gain_permille: 31,
         spread_permille: 10,
