@@ -272,18 +272,13 @@ impl Variant {
 
     /// How to cut a product with `tokens` vectors. For one thread and token not at all: nobody would help, and pieces cost a hundredth.
     fn cut(&self, w: &Weights<'_>, tokens: usize, threads: usize) -> Cut {
-        let (token_block, most) = if tokens == 1 {
-            (
-                1,
-                if threads == 1 {
-                    w.rows
-                } else {
-                    PIECE_BYTES / w.row_bytes
-                },
-            )
-        } else {
-            let least = if tokens < self.table_tokens { 0 } else { self.gemm_rows };
-            (self.token_block, (self.weight_block_bytes / w.row_bytes).max(least))
+        let (token_block, most) = match (tokens, threads) {
+            (1, 1) => (1, w.rows),
+            (1, _) => (1, PIECE_BYTES / w.row_bytes),
+            _ => {
+                let least = if tokens < self.table_tokens { 0 } else { self.gemm_rows };
+                (self.token_block, (self.weight_block_bytes / w.row_bytes).max(least))
+            }
         };
         // In tiles; pieces are of equal height, since a low one at the end would amortise less.
         let most = (most.min(SUMS / token_block) / w.tile).max(1);
@@ -340,10 +335,9 @@ impl Variant {
         let kernel = self.head_kernel(w);
         let y = Shared::new(y);
         let threads = pool.threads();
-        let pieces = if threads == 1 {
-            1
-        } else {
-            w.data.len().div_ceil(threads * PIECE_BYTES)
+        let pieces = match threads {
+            1 => 1,
+            _ => w.data.len().div_ceil(threads * PIECE_BYTES),
         };
         pool.each(pieces, &|owner, piece| {
             let rows = share(w.rows, 1, owner * pieces + piece, threads * pieces);
