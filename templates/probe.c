@@ -12,7 +12,7 @@ typedef uint32_t words __attribute__((vector_size({{ bytes }})));
 typedef uint32_t words_memory __attribute__((vector_size({{ bytes }}), aligned(1), may_alias));
 
 // y[0] = the sum of the 32-bit words of w, modulo 2^32; n bytes, whole lines of 64. One stream, prefetched `ahead` bytes ahead, if any. Many lines
-// at a time: on Zen 3, two of them without a prefetch read 3 to 10 % slower, and up to 20 % where the loop lies badly.
+// at a time: on Zen 3, two of them without a prefetch read 3 to 10 % slower, and up to 20 % where the loop lies badly. Best from a page on.
 void sterna_probe_read__{{ isa }}(const uint8_t *restrict w, size_t n, size_t ahead, int32_t *restrict y) {
 {%- for i in range(end=4) %}
     words sum_{{ i }} = {0};

@@ -11,7 +11,9 @@ use crate::machine::pool::Pool;
 /// A line of memory: what the read probe reads as a whole.
 const LINE: usize = 64;
 /// What a thread reads before it looks whether others need help: long against starting a stream.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 8 << 20;
+/// Pieces begin at pages: where blocks of the kernel's kilobyte cross them, reading is a tenth slower on Zen 3.
+const PAGE: usize = 4096;
 
 impl Variant {
     /// Reads `bytes`, each thread its share as one linear stream prefetched `ahead` bytes ahead, and helping others at the end as products
@@ -22,7 +24,7 @@ impl Variant {
         let pieces = (bytes.len() / threads / PIECE_BYTES).max(1);
         pool.each(pieces, &|owner, piece| {
             let lines = bytes.len() / LINE * LINE;
-            let part = &bytes[share(lines, LINE, owner * pieces + piece, threads * pieces)];
+            let part = &bytes[share(lines, PAGE, owner * pieces + piece, threads * pieces)];
             let mut sum = 0;
             // SAFETY: `part` is whole lines; prefetching beyond it is harmless.
             unsafe { (self.probe_read)(part.as_ptr(), part.len(), ahead, &raw mut sum) };
