@@ -334,13 +334,11 @@ impl Variant {
         let row_bytes = w.row_bytes();
         let kernel = self.head_kernel(w);
         let y = Shared::new(y);
-        let threads = pool.threads();
-        let pieces = match threads {
+        let pieces = match pool.threads() {
             1 => 1,
-            _ => w.data.len().div_ceil(threads * PIECE_BYTES),
+            threads => w.data.len().div_ceil(threads * PIECE_BYTES),
         };
-        pool.each(pieces, &|owner, piece| {
-            let rows = share(w.rows, 1, owner * pieces + piece, threads * pieces);
+        in_pieces(pool, w.rows, 1, pieces, |rows| {
             let data = w.data[rows.start * row_bytes..].as_ptr();
             // SAFETY: the kernel writes y[t * w.rows + r] for its own rows r and every token t, all inside y; threads get
             // disjoint rows. The other sizes are asserted above.
@@ -406,14 +404,9 @@ impl Variant {
         assert!(lower.len() == sums.len() && upper.len() == sums.len());
         q.chunks_exact(cols).for_each(check_integers);
         let (sums, lower, upper) = (Shared::new(sums), Shared::new(lower), Shared::new(upper));
-        let threads = pool.threads();
-        pool.each(rows.div_ceil(ROWS).div_ceil(threads), &|owner, piece| {
-            let share = share(rows, ROWS, owner, threads);
-            let first = share.start + piece * ROWS;
-            if first >= share.end {
-                return;
-            }
-            let n = ROWS.min(share.end - first);
+        in_pieces(pool, rows, ROWS, rows.div_ceil(ROWS).div_ceil(pool.threads()), |part| {
+            let (first, n) = (part.start, part.len());
+            debug_assert!(n <= ROWS);
             let codes = head.coarse_codes()[first * (cols / 4 * 3)..].as_ptr().cast();
             for (i, tokens) in tokens.chunks(TOKENS).enumerate() {
                 let q = q[i * TOKENS * cols..].as_ptr();
@@ -532,6 +525,17 @@ pub(super) fn each_row(pool: &Pool, rows: usize, job: impl Fn(usize) + Sync) {
     } else {
         pool.run(&|thread| share(rows, 1, thread, pool.threads()).for_each(&job));
     }
+}
+
+/// Calls `job` with ranges that make up 0..total, none of them empty, in whole units but for the end: `pieces` of each thread, for [`Pool::each`].
+pub(super) fn in_pieces(pool: &Pool, total: usize, unit: usize, pieces: usize, job: impl Fn(Range<usize>) + Sync) {
+    let all = pool.threads() * pieces;
+    pool.each(pieces, &|owner, piece| {
+        let range = share(total, unit, owner * pieces + piece, all);
+        if !range.is_empty() {
+            job(range);
+        }
+    });
 }
 
 /// Calls `job` with ranges that make up 0..n, on the pool when that is worth waking a thread.

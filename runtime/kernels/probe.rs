@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::time::Instant;
 
 use super::Variant;
-use super::shared::share;
+use super::ops::in_pieces;
 use crate::machine::pool::Pool;
 
 /// A line of memory: what the read probe reads as a whole.
@@ -20,11 +20,9 @@ impl Variant {
     /// do; the sum of the 32-bit words, modulo 2^32. Bytes beyond the last whole line are not read.
     pub fn probe_read(&self, pool: &Pool, bytes: &[u8], ahead: usize) -> u32 {
         let sums = Mutex::new(0u32);
-        let threads = pool.threads();
-        let pieces = (bytes.len() / threads / PIECE_BYTES).max(1);
-        pool.each(pieces, &|owner, piece| {
-            let lines = bytes.len() / LINE * LINE;
-            let part = &bytes[share(lines, PAGE, owner * pieces + piece, threads * pieces)];
+        let pieces = (bytes.len() / pool.threads() / PIECE_BYTES).max(1);
+        in_pieces(pool, bytes.len() / LINE * LINE, PAGE, pieces, |range| {
+            let part = &bytes[range];
             let mut sum = 0;
             // SAFETY: `part` is whole lines; prefetching beyond it is harmless.
             unsafe { (self.probe_read)(part.as_ptr(), part.len(), ahead, &raw mut sum) };
