@@ -390,6 +390,7 @@ mod tests {
             max_tokens: None,
             stop: Vec::new(),
             ignore_eos: false,
+            logprobs: None,
         };
         for (name, value) in [
             ("temperature", "0.7"),

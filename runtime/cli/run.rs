@@ -147,6 +147,7 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
         max_tokens: args.max_tokens,
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
+        logprobs: None,
     };
     let at_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let prompt = match (&args.tokens, &args.prompt) {
@@ -279,7 +280,7 @@ pub async fn generate(
             event = events.recv() => event,
         };
         match event.expect("the engine ends every request with Done or Failed") {
-            Event::Token { id, text } => {
+            Event::Token { id, text, .. } => {
                 answer.decoding = first.get_or_insert_with(Instant::now).elapsed();
                 answer.tokens.push(id);
                 answer.text.push_str(&text);

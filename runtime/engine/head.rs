@@ -289,8 +289,8 @@ fn most_candidates(model: &Model) -> usize {
 /// Values that are compared at once, without a branch for each.
 const CHUNK: usize = 64;
 
-/// The `k` greatest of `values`, in any order, into `best`.
-fn best_of(values: &[f32], k: usize, best: &mut Vec<Candidate>) {
+/// The `k` greatest of `values`, at least one, into `best`: the greatest first, the lower id first among equals.
+pub(super) fn best_of(values: &[f32], k: usize, best: &mut Vec<Candidate>) {
     let mut best = Best::new(k, best);
     for (first, chunk) in (0..).step_by(CHUNK).zip(values.chunks(CHUNK)) {
         if chunk.iter().fold(false, |any, &value| any | (value > best.bar)) {

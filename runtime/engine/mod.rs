@@ -7,6 +7,7 @@ pub mod background;
 pub mod forward;
 pub mod head;
 pub mod kv;
+pub mod logprobs;
 pub mod perplexity;
 pub mod sampling;
 mod scheduler;
@@ -29,6 +30,7 @@ use crate::model::{self, Model};
 use crate::text::Tokenizer;
 use forward::Forward;
 use kv::{CacheTypes, KvCache};
+pub use logprobs::Logprobs;
 pub use sampling::Sampling;
 use scheduler::{Scheduler, Shared};
 pub use speculate::Speculation;
@@ -46,6 +48,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Go on past end-of-generation tokens.
     pub ignore_eos: bool,
+    /// Say how likely each token was, and the so many most likely in its place. Needs all logits of the model; changes no token.
+    pub logprobs: Option<usize>,
 }
 
 /// What a request's receiver gets: any number of `Token`, then one `Done` or `Failed`.
@@ -57,6 +61,8 @@ pub enum Event {
         id: u32,
         /// The text that is now certain: whole UTF-8, no part of a stop text. May be empty.
         text: String,
+        /// Where the request asks for them.
+        logprobs: Option<Logprobs>,
     },
     /// The generation ended.
     Done {

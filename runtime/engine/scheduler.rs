@@ -15,6 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::forward::{Forward, Lost, NonFinite, Output, Row};
 use super::head::Need;
 use super::kv::KvCache;
+use super::logprobs::Logprobs;
 use super::sampling::Sampler;
 use super::speculate::{self, Costs, Lookup, Speculation};
 use super::{EngineConfig, Event, FinishReason, Request, Stats, SubmitError};
@@ -124,6 +125,7 @@ struct Sequence {
     /// How many of its rows are guesses: the last ones.
     guessed: usize,
     ignore_eos: bool,
+    logprobs: Option<usize>,
     sampler: Sampler,
     stream: StreamDecoder,
     events: UnboundedSender<Event>,
@@ -136,6 +138,14 @@ impl Sequence {
     /// True until its first token is chosen.
     fn in_prompt(&self) -> bool {
         self.stats.generated_tokens == 0
+    }
+
+    /// What it needs of the logits of each row that a token may follow.
+    fn need(&self) -> Need {
+        match self.logprobs {
+            Some(_) => Need::All,
+            None => self.sampler.need(),
+        }
     }
 
     /// A send fails when the receiver is gone, and then nobody misses the event.
@@ -184,9 +194,10 @@ impl Sequence {
         }
         self.tokens.push(id);
         self.stats.generated_tokens += 1;
-        let piece = self.stream.push(tokenizer.token_bytes(id, false));
-        self.send(Event::Token { id, text: piece.text });
-        let reason = match (piece.stopped, self.tokens.len() >= self.longest) {
+        let Piece { text, stopped } = self.stream.push(tokenizer.token_bytes(id, false));
+        let logprobs = self.logprobs.map(|top| Logprobs::new(logits.all(), id, top));
+        self.send(Event::Token { id, text, logprobs });
+        let reason = match (stopped, self.tokens.len() >= self.longest) {
             (true, _) => FinishReason::Stop,
             (false, true) => FinishReason::Length,
             (false, false) => return false,
@@ -333,6 +344,7 @@ impl Scheduler {
             lookup: Lookup::new(),
             guessed: 0,
             ignore_eos: request.ignore_eos,
+            logprobs: request.logprobs,
             sampler: Sampler::new(request.sampling, self.forward.model().config.vocab),
             stream: StreamDecoder::new(request.stop),
             events,
@@ -370,7 +382,7 @@ impl Scheduler {
             }
             let first_row = self.rows.len();
             let positions = sequence.fed..sequence.fed + count;
-            let last = sequence.sampler.need();
+            let last = sequence.need();
             self.rows.extend(positions.map(|position| Row {
                 cache: sequence.cache,
                 position,

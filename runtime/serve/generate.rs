@@ -97,6 +97,7 @@ impl Generation {
             max_tokens: options.max_tokens,
             stop: options.stop,
             ignore_eos: options.ignore_eos,
+            logprobs: None,
         })?;
         Ok(Generation {
             events,
@@ -117,7 +118,7 @@ impl Generation {
         };
         let event = event.unwrap_or_else(|| Some(self.ended_early()));
         match event {
-            Some(Event::Token { id, text }) => {
+            Some(Event::Token { id, text, .. }) => {
                 self.stats.generated_tokens += 1;
                 Ok(Piece::Token(id, text))
             }

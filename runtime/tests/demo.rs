@@ -107,6 +107,7 @@ impl Way {
             max_tokens: Some(count),
             stop: Vec::new(),
             ignore_eos: true,
+            logprobs: None,
         };
         let mut events = engine.submit(request).unwrap();
         let mut tokens = Vec::new();

@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::*;
 use crate::engine::kv::CacheTypes;
 use crate::engine::session::Session;
-use crate::engine::{Engine, Sampling, StartError, testing};
+use crate::engine::{Engine, Logprobs, Sampling, StartError, testing};
 use crate::model::{MapOptions, Model};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 mod guesses;
+mod logprobs;
 
 /// Vocabulary of the model by hand: all of them tokens of plain text.
 const VOCAB: usize = 40;
@@ -56,6 +57,7 @@ fn request(prompt: &[u32], max_tokens: usize) -> Request {
         max_tokens: Some(max_tokens),
         stop: Vec::new(),
         ignore_eos: true,
+        logprobs: None,
     }
 }
 
@@ -63,6 +65,7 @@ fn request(prompt: &[u32], max_tokens: usize) -> Request {
 #[derive(Debug)]
 struct Outcome {
     tokens: Vec<u32>,
+    logprobs: Vec<Logprobs>,
     text: String,
     end: Result<(FinishReason, Stats), String>,
 }
@@ -74,11 +77,12 @@ impl Outcome {
 }
 
 fn outcome(mut events: UnboundedReceiver<Event>) -> Outcome {
-    let (mut tokens, mut all) = (Vec::new(), String::new());
+    let (mut tokens, mut all_logprobs, mut all) = (Vec::new(), Vec::new(), String::new());
     loop {
         let end = match events.blocking_recv().expect("Done or Failed comes last") {
-            Event::Token { id, text } => {
+            Event::Token { id, text, logprobs } => {
                 tokens.push(id);
+                all_logprobs.extend(logprobs);
                 all += &text;
                 continue;
             }
@@ -89,7 +93,12 @@ fn outcome(mut events: UnboundedReceiver<Event>) -> Outcome {
             Event::Failed(message) => Err(message),
         };
         assert!(events.blocking_recv().is_none(), "nothing comes after the end");
-        return Outcome { tokens, text: all, end };
+        return Outcome {
+            tokens,
+            logprobs: all_logprobs,
+            text: all,
+            end,
+        };
     }
 }
 

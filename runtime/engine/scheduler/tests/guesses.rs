@@ -9,21 +9,21 @@ use super::*;
 use crate::model::testing::{V, small_model};
 
 /// All requests at once; what each came to, in their order.
-fn run(engine: &Engine, requests: &[Request]) -> Vec<Outcome> {
+pub fn run(engine: &Engine, requests: &[Request]) -> Vec<Outcome> {
     let submit = |request: &Request| engine.submit(request.clone()).unwrap();
     let receivers: Vec<_> = requests.iter().map(submit).collect();
     receivers.into_iter().map(outcome).collect()
 }
 
 /// Everything of an outcome that guesses must not change.
-fn essence(outcome: &Outcome) -> (&[u32], &str, FinishReason, [usize; 2]) {
+pub fn essence(outcome: &Outcome) -> (&[u32], &str, FinishReason, [usize; 2]) {
     let (reason, stats) = outcome.end.as_ref().unwrap();
     let counts = [stats.prompt_tokens, stats.generated_tokens];
     (&outcome.tokens, &outcome.text, *reason, counts)
 }
 
 /// Guesses that were verified, and those that came true.
-fn guesses(outcomes: &[Outcome]) -> (usize, usize) {
+pub fn guesses(outcomes: &[Outcome]) -> (usize, usize) {
     let stats = outcomes.iter().map(|outcome| &outcome.end.as_ref().unwrap().1);
     stats.fold((0, 0), |(guessed, right), stats| {
         (guessed + stats.guessed_tokens, right + stats.right_tokens)
@@ -31,7 +31,7 @@ fn guesses(outcomes: &[Outcome]) -> (usize, usize) {
 }
 
 /// A few tokens over and over, or any.
-fn prompt() -> impl Strategy<Value = Vec<u32>> {
+pub fn prompt() -> impl Strategy<Value = Vec<u32>> {
     let any_of = |tokens: u32, most| prop::collection::vec(0..tokens, 1..most);
     prop_oneof![
         any_of(VOCAB as u32, 30),
@@ -40,7 +40,7 @@ fn prompt() -> impl Strategy<Value = Vec<u32>> {
     ]
 }
 
-fn sampling() -> impl Strategy<Value = Sampling> {
+pub fn sampling() -> impl Strategy<Value = Sampling> {
     let sampled = |top_k, top_p| {
         any::<u64>().prop_map(move |seed| Sampling {
             temperature: 0.8,
@@ -98,7 +98,7 @@ fn any_requests_get_the_same_with_guesses_and_without() {
 }
 
 /// Tokens of bytes, of which `eos` ends a text.
-fn tokenizer_ending_with(eos: u32) -> Arc<Tokenizer> {
+pub fn tokenizer_ending_with(eos: u32) -> Arc<Tokenizer> {
     let (_, gguf) = small_model()
         .set("tokenizer.ggml.eos_token_id", V::U32(eos))
         .load()
