@@ -6,6 +6,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -69,7 +70,12 @@ impl JsonObject {
 }
 
 /// A JSON response.
-pub fn json_response(status: StatusCode, value: &Value) -> Response {
+pub fn json_response(status: StatusCode, value: &impl Serialize) -> Response {
     let json = HeaderValue::from_static("application/json");
-    (status, [(header::CONTENT_TYPE, json)], Body::from(value.to_string())).into_response()
+    (status, [(header::CONTENT_TYPE, json)], Body::from(to_json(value))).into_response()
+}
+
+/// The text of a value of ours.
+pub fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("all keys are strings, and nothing else can fail")
 }

@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
-use crate::engine::{Event, FinishReason, Request, Stats};
+use crate::engine::{Event, FinishReason, Logprobs, Request, Stats};
 use crate::text::Message;
 
+use super::body::to_json;
 use super::error::ApiError;
 use super::options::Options;
 use super::state::{App, Loaded};
@@ -49,10 +51,21 @@ pub struct Generation {
 /// What a generation yields.
 #[derive(Debug)]
 pub enum Piece {
-    /// One token; its text may be empty.
-    Token(u32, String),
+    /// One token.
+    Token(Token),
     /// Nothing more comes.
     End(End),
+}
+
+/// A generated token.
+#[derive(Debug)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The text that is now certain. May be empty.
+    pub text: String,
+    /// Where the request asks for them.
+    pub logprobs: Option<Logprobs>,
 }
 
 /// How a generation ended.
@@ -73,6 +86,8 @@ pub struct Output {
     pub text: String,
     /// The tokens behind it.
     pub tokens: Vec<u32>,
+    /// Of each of them, where the request asks for them.
+    pub logprobs: Vec<Logprobs>,
     /// Why it ended.
     pub reason: FinishReason,
     /// Counts and times.
@@ -97,7 +112,7 @@ impl Generation {
             max_tokens: options.max_tokens,
             stop: options.stop,
             ignore_eos: options.ignore_eos,
-            logprobs: None,
+            logprobs: options.logprobs,
         })?;
         Ok(Generation {
             events,
@@ -118,9 +133,9 @@ impl Generation {
         };
         let event = event.unwrap_or_else(|| Some(self.ended_early()));
         match event {
-            Some(Event::Token { id, text, .. }) => {
+            Some(Event::Token { id, text, logprobs }) => {
                 self.stats.generated_tokens += 1;
-                Ok(Piece::Token(id, text))
+                Ok(Piece::Token(Token { id, text, logprobs }))
             }
             Some(Event::Done { reason, text, stats }) => {
                 self.over = true;
@@ -154,18 +169,20 @@ impl Generation {
 
     /// The whole output at once.
     pub async fn collect(mut self) -> Result<Output, ApiError> {
-        let (mut text, mut tokens) = (String::new(), Vec::new());
+        let (mut text, mut tokens, mut logprobs) = (String::new(), Vec::new(), Vec::new());
         loop {
             match self.next().await? {
-                Piece::Token(id, part) => {
-                    tokens.push(id);
-                    text.push_str(&part);
+                Piece::Token(token) => {
+                    tokens.push(token.id);
+                    text.push_str(&token.text);
+                    logprobs.extend(token.logprobs);
                 }
                 Piece::End(end) => {
                     text.push_str(&end.text);
                     return Ok(Output {
                         text,
                         tokens,
+                        logprobs,
                         reason: end.reason,
                         stats: end.stats,
                     });
@@ -186,7 +203,7 @@ impl Generation {
                 }
                 let part = match tokio::time::timeout(KEEP_ALIVE, generation.next()).await {
                     Err(_) => F::KEEP_ALIVE.to_owned(),
-                    Ok(Ok(Piece::Token(id, text))) => format.token(id, &text),
+                    Ok(Ok(Piece::Token(token))) => format.token(token),
                     Ok(Ok(Piece::End(end))) => {
                         go_on = false;
                         format.end(&end)
@@ -234,7 +251,7 @@ pub trait Format: Send + 'static {
     /// Before the first token.
     fn begin(&mut self) -> String;
     /// A token.
-    fn token(&mut self, id: u32, text: &str) -> String;
+    fn token(&mut self, token: Token) -> String;
     /// After the last token.
     fn end(&mut self, end: &End) -> String;
     /// Instead of more.
@@ -244,8 +261,8 @@ pub trait Format: Send + 'static {
 }
 
 /// One server-sent event with JSON data.
-pub fn sse(data: &Value) -> String {
-    format!("data: {data}\n\n")
+pub fn sse(data: &impl Serialize) -> String {
+    format!("data: {}\n\n", to_json(data))
 }
 
 fn tokens(loaded: &Loaded, prompt: Prompt) -> Result<Vec<u32>, ApiError> {

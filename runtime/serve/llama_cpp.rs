@@ -7,13 +7,15 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::post;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::engine::{FinishReason, Stats};
 
 use super::body::{JsonObject, json_response};
 use super::error::ApiError;
-use super::generate::{End, Format, Generation, sse, timings};
+use super::generate::{End, Format, Generation, Token, sse, timings};
+use super::logprobs::{Entries, Form, Unsent};
 use super::options::{Defaults, Options};
 use super::prompt::read_prompt;
 use super::state::App;
@@ -25,14 +27,15 @@ pub fn routes() -> Router<Arc<App>> {
 }
 
 async fn completion(State(app): State<Arc<App>>, body: JsonObject) -> Result<Response, ApiError> {
-    let options = Options::read(&body, &Defaults::LLAMA)?;
+    let options = Options::read(&body, &Defaults::LLAMA, Some(Form::Llama))?;
     let prompt = read_prompt(&body)?;
     drop(body); // may hold megabytes of ignored fields, and the queue may be long
     let loaded = app.loaded()?;
-    let writer = Writer {
+    let mut writer = Writer {
         model: loaded.id.clone(),
         settings: settings(&options, loaded.context),
         counted: 0,
+        unsent: Unsent::new(Form::Llama, loaded.tokenizer.clone()),
     };
     let stream = options.stream;
     let generation = Generation::start(&app, &loaded, prompt, options).await?;
@@ -42,8 +45,23 @@ async fn completion(State(app): State<Arc<App>>, body: JsonObject) -> Result<Res
     let output = generation.collect().await?;
     let mut response = writer.last(output.reason, &output.stats);
     response["content"] = output.text.into();
+    for (&id, logprobs) in output.tokens.iter().zip(output.logprobs) {
+        writer.unsent.add(id, logprobs);
+    }
     response["tokens"] = output.tokens.into();
+    let response = WithProbabilities {
+        rest: response,
+        completion_probabilities: writer.unsent.take_rest().some(),
+    };
     Ok(json_response(StatusCode::OK, &response))
+}
+
+#[derive(Serialize)]
+struct WithProbabilities {
+    #[serde(flatten)]
+    rest: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_probabilities: Option<Entries>,
 }
 
 /// The parameters in effect, seed included: sending them again gives the same text.
@@ -59,6 +77,7 @@ fn settings(options: &Options, context: usize) -> Value {
         "min_p": sampling.min_p,
         "stop": options.stop,
         "ignore_eos": options.ignore_eos,
+        "n_probs": options.logprobs.unwrap_or(0),
         "stream": options.stream,
     })
 }
@@ -68,6 +87,7 @@ struct Writer {
     settings: Value,
     /// Tokens so far.
     counted: usize,
+    unsent: Unsent,
 }
 
 impl Writer {
@@ -94,15 +114,19 @@ impl Writer {
         })
     }
 
-    fn part(&self, tokens: &[u32], text: &str) -> String {
-        sse(&json!({
-            "index": 0,
-            "id_slot": 0,
-            "content": text,
-            "tokens": tokens,
-            "stop": false,
-            "tokens_predicted": self.counted,
-        }))
+    fn part(&mut self, tokens: &[u32], text: &str) -> String {
+        sse(&WithProbabilities {
+            rest: json!({
+                "index": 0,
+                "id_slot": 0,
+                "content": text,
+                "tokens": tokens,
+                "stop": false,
+                "tokens_predicted": self.counted,
+            }),
+            // Each in the event of its token.
+            completion_probabilities: self.unsent.take_rest().some(),
+        })
     }
 }
 
@@ -111,9 +135,12 @@ impl Format for Writer {
         String::new()
     }
 
-    fn token(&mut self, id: u32, text: &str) -> String {
+    fn token(&mut self, Token { id, text, logprobs }: Token) -> String {
         self.counted += 1;
-        self.part(&[id], text)
+        if let Some(logprobs) = logprobs {
+            self.unsent.add(id, logprobs);
+        }
+        self.part(&[id], &text)
     }
 
     fn end(&mut self, end: &End) -> String {

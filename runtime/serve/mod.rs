@@ -12,6 +12,7 @@ mod layers;
 mod listen;
 mod llama_cpp;
 mod load;
+mod logprobs;
 mod native;
 mod openai;
 mod options;

@@ -39,7 +39,7 @@ async fn generate(State(app): State<Arc<App>>, body: JsonObject) -> Result<Respo
     if fields.prompt.is_empty() {
         return Err(ApiError::invalid("prompt", "`prompt` is empty"));
     }
-    let options = Options::read(&body, &DEFAULTS)?;
+    let options = Options::read(&body, &DEFAULTS, None)?;
     drop(body); // may hold megabytes of ignored fields, and the queue may be long
     if options.stream {
         return Err(ApiError::invalid(

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::post;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::engine::{FinishReason, Stats};
@@ -16,7 +16,8 @@ use crate::text::Message;
 
 use super::body::{JsonObject, json_response};
 use super::error::ApiError;
-use super::generate::{End, Format, Generation, Prompt, sse, timings};
+use super::generate::{End, Format, Generation, Prompt, Token, sse, timings};
+use super::logprobs::{Entries, Form, Unsent};
 use super::options::{Defaults, Options};
 use super::prompt::read_prompt;
 use super::state::App;
@@ -64,7 +65,7 @@ impl Asked {
     fn read(kind: Kind, prompt: Prompt, body: JsonObject) -> Result<Self, ApiError> {
         let Common { model, stream_options } = body.read()?;
         let include_usage = stream_options.unwrap_or_default().include_usage.unwrap_or(false);
-        let options = Options::read(&body, &Defaults::LLAMA)?;
+        let options = Options::read(&body, &Defaults::LLAMA, Some(kind.form()))?;
         Ok(Asked {
             kind,
             prompt,
@@ -86,23 +87,31 @@ async fn answer(app: &App, asked: Asked) -> Result<Response, ApiError> {
     let loaded = app.loaded()?;
     loaded.check_name(model.as_deref())?;
     let stream = options.stream;
+    let unsent = options
+        .logprobs
+        .map(|_| Unsent::new(kind.form(), loaded.tokenizer.clone()));
     let generation = Generation::start(app, &loaded, prompt, options).await?;
-    let writer = Writer::new(kind, loaded.id.clone(), include_usage);
+    let mut writer = Writer::new(kind, loaded.id.clone(), include_usage, unsent);
     if stream {
         return Ok(generation.stream(writer));
     }
     let output = generation.collect().await?;
     let text = output.text;
     let content = match kind {
-        Kind::Chat => (
-            "message",
-            json!({"role": "assistant", "content": text, "refusal": null}),
-        ),
-        Kind::Text => ("text", text.into()),
+        Kind::Chat => Field::Message(json!({"role": "assistant", "content": text, "refusal": null})),
+        Kind::Text => Field::Text(text),
     };
-    let mut response = writer.envelope(kind.object(), json!([choice(content, Some(output.reason))]));
-    response["usage"] = usage(&output.stats);
-    response["timings"] = timings(&output.stats);
+    let logprobs = writer.unsent.as_mut().map(|unsent| {
+        for (&id, logprobs) in output.tokens.iter().zip(output.logprobs) {
+            unsent.add(id, logprobs);
+        }
+        unsent.take_rest()
+    });
+    let response = Answer {
+        usage: Some(usage(&output.stats)),
+        timings: Some(timings(&output.stats)),
+        ..writer.answer(kind.object(), vec![Choice::new(content, logprobs, Some(output.reason))])
+    };
     Ok(json_response(StatusCode::OK, &response))
 }
 
@@ -183,6 +192,13 @@ enum Kind {
 }
 
 impl Kind {
+    fn form(self) -> Form {
+        match self {
+            Kind::Chat => Form::Chat,
+            Kind::Text => Form::Text,
+        }
+    }
+
     fn object(self) -> &'static str {
         match self {
             Kind::Chat => "chat.completion",
@@ -206,10 +222,12 @@ struct Writer {
     created: u64,
     model: String,
     include_usage: bool,
+    /// Where the request asks for log-probabilities.
+    unsent: Option<Unsent>,
 }
 
 impl Writer {
-    fn new(kind: Kind, model: String, include_usage: bool) -> Self {
+    fn new(kind: Kind, model: String, include_usage: bool, unsent: Option<Unsent>) -> Self {
         let prefix = match kind {
             Kind::Chat => "chatcmpl",
             Kind::Text => "cmpl",
@@ -225,38 +243,40 @@ impl Writer {
             created,
             model,
             include_usage,
+            unsent,
         }
     }
 
-    fn envelope(&self, object: &str, choices: Value) -> Value {
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": FINGERPRINT,
-            "choices": choices,
-        })
-    }
-
-    fn chunk(&self, choices: Value) -> Value {
-        let mut chunk = self.envelope(self.kind.chunk_object(), choices);
-        if self.include_usage {
-            chunk["usage"] = Value::Null;
+    fn answer(&self, object: &'static str, choices: Vec<Choice>) -> Answer<'_> {
+        Answer {
+            id: &self.id,
+            object,
+            created: self.created,
+            model: &self.model,
+            system_fingerprint: FINGERPRINT,
+            choices,
+            usage: None,
+            timings: None,
         }
-        chunk
     }
 
-    fn text_chunk(&self, text: &str) -> String {
-        let content = match self.kind {
-            Kind::Chat => ("delta", json!({"content": text})),
-            Kind::Text => ("text", text.into()),
-        };
+    fn chunk(&self, choices: Vec<Choice>) -> Answer<'_> {
+        Answer {
+            usage: self.include_usage.then_some(Value::Null),
+            ..self.answer(self.kind.chunk_object(), choices)
+        }
+    }
+
+    fn text_chunk(&mut self, text: &str) -> String {
         if text.is_empty() {
-            String::new()
-        } else {
-            sse(&self.chunk(json!([choice(content, None)])))
+            return String::new();
         }
+        let content = match self.kind {
+            Kind::Chat => Field::Delta(json!({"content": text})),
+            Kind::Text => Field::Text(text.to_owned()),
+        };
+        let logprobs = self.unsent.as_mut().and_then(|unsent| unsent.take_with(text).some());
+        sse(&self.chunk(vec![Choice::new(content, logprobs, None)]))
     }
 }
 
@@ -265,40 +285,88 @@ impl Format for Writer {
         match self.kind {
             Kind::Chat => {
                 let role = json!({"role": "assistant", "content": ""});
-                sse(&self.chunk(json!([choice(("delta", role), None)])))
+                sse(&self.chunk(vec![Choice::new(Field::Delta(role), None, None)]))
             }
             Kind::Text => String::new(),
         }
     }
 
-    fn token(&mut self, _id: u32, text: &str) -> String {
-        self.text_chunk(text)
+    fn token(&mut self, Token { id, text, logprobs }: Token) -> String {
+        if let Some((unsent, logprobs)) = self.unsent.as_mut().zip(logprobs) {
+            unsent.add(id, logprobs);
+        }
+        self.text_chunk(&text)
     }
 
     fn end(&mut self, end: &End) -> String {
+        let mut events = self.text_chunk(&end.text);
         let nothing = match self.kind {
-            Kind::Chat => ("delta", json!({})),
-            Kind::Text => ("text", "".into()),
+            Kind::Chat => Field::Delta(json!({})),
+            Kind::Text => Field::Text(String::new()),
         };
-        let mut last = self.chunk(json!([choice(nothing, Some(end.reason))]));
-        last["timings"] = timings(&end.stats);
-        let mut events = self.text_chunk(&end.text) + &sse(&last);
+        let logprobs = self.unsent.as_mut().and_then(|unsent| unsent.take_rest().some());
+        events += &sse(&Answer {
+            timings: Some(timings(&end.stats)),
+            ..self.chunk(vec![Choice::new(nothing, logprobs, Some(end.reason))])
+        });
         if self.include_usage {
-            let mut counts = self.chunk(json!([]));
-            counts["usage"] = usage(&end.stats);
-            events += &sse(&counts);
+            events += &sse(&Answer {
+                usage: Some(usage(&end.stats)),
+                ..self.chunk(Vec::new())
+            });
         }
         events + "data: [DONE]\n\n"
     }
 }
 
-/// The only choice: the field that differs between endpoints, and the reason when it is the end.
-fn choice((field, content): (&str, Value), reason: Option<FinishReason>) -> Value {
-    let reason = reason.map(|reason| match reason {
-        FinishReason::Eos | FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-    });
-    json!({"index": 0, field: content, "logprobs": null, "finish_reason": reason})
+/// A response, or one event of a stream.
+#[derive(Serialize)]
+struct Answer<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: &'static str,
+    choices: Vec<Choice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timings: Option<Value>,
+}
+
+/// The only choice.
+#[derive(Serialize)]
+struct Choice {
+    index: u32,
+    #[serde(flatten)]
+    content: Field,
+    logprobs: Option<Entries>,
+    finish_reason: Option<&'static str>,
+}
+
+/// The field that differs between endpoints.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Field {
+    Message(Value),
+    Delta(Value),
+    Text(String),
+}
+
+impl Choice {
+    /// With the reason when it is the end.
+    fn new(content: Field, logprobs: Option<Entries>, reason: Option<FinishReason>) -> Self {
+        let finish_reason = reason.map(|reason| match reason {
+            FinishReason::Eos | FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+        });
+        Choice {
+            index: 0,
+            content,
+            logprobs,
+            finish_reason,
+        }
+    }
 }
 
 fn usage(stats: &Stats) -> Value {

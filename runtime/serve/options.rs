@@ -7,6 +7,7 @@ use crate::engine::Sampling;
 
 use super::body::JsonObject;
 use super::error::ApiError;
+use super::logprobs::Form;
 use super::random_u64;
 
 /// Most stop texts of a request.
@@ -25,6 +26,8 @@ pub struct Options {
     pub stop: Vec<String>,
     /// Go on past end-of-generation tokens.
     pub ignore_eos: bool,
+    /// Say how likely each token was, and so many others in its place.
+    pub logprobs: Option<usize>,
     /// Send the text as it comes.
     pub stream: bool,
 }
@@ -69,9 +72,9 @@ enum Stop {
 }
 
 impl Options {
-    /// Reads and checks the parameters of `body`.
-    pub fn read(body: &JsonObject, defaults: &Defaults) -> Result<Self, ApiError> {
-        refuse_unsupported(body)?;
+    /// Reads and checks the parameters of `body`, log-probabilities as `form` asks for them, if at all.
+    pub fn read(body: &JsonObject, defaults: &Defaults, form: Option<Form>) -> Result<Self, ApiError> {
+        refuse_unsupported(body, form.map_or(&[], Form::fields))?;
         let wire: Wire = body.read()?;
         let sampling = Sampling {
             temperature: wire.temperature.unwrap_or(defaults.temperature),
@@ -108,6 +111,7 @@ impl Options {
             max_tokens,
             stop: check_stops(stop)?,
             ignore_eos: wire.ignore_eos.unwrap_or(false),
+            logprobs: form.map_or(Ok(None), |form| form.read(body))?,
             stream: wire.stream.unwrap_or(false),
         })
     }
@@ -157,6 +161,7 @@ const UNSUPPORTED: &[(&str, AsksForNothing)] = &[
     ("modalities", |value| *value == serde_json::json!(["text"])),
     ("n", is_one),
     ("n_probs", is_zero),
+    ("post_sampling_probs", is_false),
     ("presence_penalty", is_zero),
     ("repeat_penalty", is_one),
     ("repetition_penalty", is_one),
@@ -199,8 +204,9 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn refuse_unsupported(body: &JsonObject) -> Result<(), ApiError> {
-    for (field, asks_for_nothing) in UNSUPPORTED {
+/// Refuses unsupported fields, but for those that the endpoint `takes`.
+fn refuse_unsupported(body: &JsonObject, takes: &[&str]) -> Result<(), ApiError> {
+    for (field, asks_for_nothing) in UNSUPPORTED.iter().filter(|(field, _)| !takes.contains(field)) {
         if body.get(field).is_some_and(|value| !asks_for_nothing(value)) {
             let message = format!("`{field}` is not supported by this server: leave it out");
             return Err(ApiError::invalid(*field, message));
@@ -216,7 +222,7 @@ mod tests {
 
     fn read(body: Value) -> Result<Options, String> {
         let body = JsonObject::parse(&body.to_string().into()).unwrap();
-        Options::read(&body, &Defaults::LLAMA).map_err(|error| error.to_json()["error"].to_string())
+        Options::read(&body, &Defaults::LLAMA, None).map_err(|error| error.to_json()["error"].to_string())
     }
 
     #[test]

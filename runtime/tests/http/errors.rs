@@ -222,6 +222,7 @@ fn bodies() -> impl Strategy<Value = Value> {
         4 => prop::sample::select(vec![
             "prompt", "messages", "role", "content", "text", "type", "stream", "stop", "max_tokens", "n_predict",
             "temperature", "top_k", "top_p", "min_p", "seed", "model", "n", "tools", "context", "stream_options",
+            "logprobs", "top_logprobs", "n_probs",
         ])
         .prop_map(str::to_owned),
         1 => ".{0,8}",

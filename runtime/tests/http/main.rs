@@ -6,4 +6,5 @@ mod api;
 mod client;
 mod errors;
 mod lifecycle;
+mod logprobs;
 mod server;
