@@ -45,13 +45,11 @@ async fn completion(State(app): State<Arc<App>>, body: JsonObject) -> Result<Res
     let output = generation.collect().await?;
     let mut response = writer.last(output.reason, &output.stats);
     response["content"] = output.text.into();
-    for (&id, logprobs) in output.tokens.iter().zip(output.logprobs) {
-        writer.unsent.add(id, logprobs);
-    }
+    let entries = writer.unsent.take_all(&output.tokens, output.logprobs);
     response["tokens"] = output.tokens.into();
     let response = WithProbabilities {
         rest: response,
-        completion_probabilities: writer.unsent.take_rest().some(),
+        completion_probabilities: entries.some(),
     };
     Ok(json_response(StatusCode::OK, &response))
 }

@@ -154,6 +154,14 @@ impl Unsent {
         self.entries(begun)
     }
 
+    /// Entries of a whole output, which is sent at once.
+    pub fn take_all(&mut self, tokens: &[u32], logprobs: Vec<Logprobs>) -> Entries {
+        for (&id, logprobs) in tokens.iter().zip(logprobs) {
+            self.add(id, logprobs);
+        }
+        self.take_rest()
+    }
+
     /// All others: of stop texts, and of tokens without text.
     pub fn take_rest(&mut self) -> Entries {
         self.entries(self.waiting.len())

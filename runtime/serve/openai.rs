@@ -101,12 +101,8 @@ async fn answer(app: &App, asked: Asked) -> Result<Response, ApiError> {
         Kind::Chat => Field::Message(json!({"role": "assistant", "content": text, "refusal": null})),
         Kind::Text => Field::Text(text),
     };
-    let logprobs = writer.unsent.as_mut().map(|unsent| {
-        for (&id, logprobs) in output.tokens.iter().zip(output.logprobs) {
-            unsent.add(id, logprobs);
-        }
-        unsent.take_rest()
-    });
+    let logprobs = writer.unsent.as_mut();
+    let logprobs = logprobs.map(|unsent| unsent.take_all(&output.tokens, output.logprobs));
     let response = Answer {
         usage: Some(usage(&output.stats)),
         timings: Some(timings(&output.stats)),

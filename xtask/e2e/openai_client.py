@@ -52,6 +52,32 @@ def check_chat_stream():
     assert chunks[-1].usage == whole.usage, (chunks[-1].usage, whole.usage)
 
 
+def check_logprobs():
+    asking = dict(messages=messages, logprobs=True, top_logprobs=3, **greedy)
+    whole = client.chat.completions.create(**asking)
+    entries = whole.choices[0].logprobs.content
+    assert len(entries) == whole.usage.completion_tokens, entries
+    for entry in entries:
+        assert len(entry.top_logprobs) == 3 and 0 >= entry.logprob == entry.top_logprobs[0].logprob, entry
+    said = bytes(b for entry in entries for b in entry.bytes).decode(errors="replace")
+    assert said == whole.choices[0].message.content, said
+    chunks = list(client.chat.completions.create(stream=True, **asking))
+    streamed = [e for c in chunks if c.choices[0].logprobs for e in c.choices[0].logprobs.content]
+    assert streamed == entries, streamed
+
+    silent = client.chat.completions.create(messages=messages, **greedy)
+    assert silent.choices[0].logprobs is None and silent.choices[0].message == whole.choices[0].message, silent
+
+
+def check_completion_logprobs():
+    answer = client.completions.create(prompt="Once upon a time", logprobs=2, **greedy)
+    logprobs = answer.choices[0].logprobs
+    assert answer.choices[0].text == complete().choices[0].text, answer
+    tops = zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True)
+    assert all(top[token] == logprob == max(top.values()) for token, logprob, top in tops), logprobs
+    assert logprobs.text_offset == sorted(logprobs.text_offset) and logprobs.text_offset[0] == 0, logprobs
+
+
 def check_seeded_sampling():
     def sample(seed):
         request = dict(prompt="Once upon a time", model=model, max_tokens=24, temperature=1.5, top_p=0.95)
@@ -80,6 +106,7 @@ def check_errors():
 
     refused(openai.NotFoundError, model="no-such-model")
     refused(openai.BadRequestError, temperature="warm")
+    refused(openai.BadRequestError, logprobs=6)
     refused(openai.BadRequestError, prompt="word " * 20_000)
 
 
