@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use serde::ser::{SerializeMap, SerializeStruct};
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::engine::Logprobs;
@@ -45,7 +45,7 @@ struct TextFields {
 #[serde(untagged, expecting = "a number is needed")]
 enum Count {
     Number(i64),
-    /// What chats take: `false` is as clear here.
+    /// As in chats: false is none.
     Flag(bool),
 }
 
@@ -192,42 +192,37 @@ impl Entries {
 
 impl Serialize for Entries {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let tokenizer = &*self.tokenizer;
+        let (tokenizer, list) = (&*self.tokenizer, self.list.iter());
         match self.form {
-            Form::Llama => to.collect_seq(self.list.iter().map(|entry| Detailed::of(entry, tokenizer, true))),
-            Form::Chat => {
-                let mut object = to.serialize_struct("logprobs", 2)?;
-                let details = self.list.iter().map(|entry| Detailed::of(entry, tokenizer, false));
-                object.serialize_field("content", &Sequence(details))?;
-                object.serialize_field("refusal", &())?;
-                object.end()
+            Form::Chat => ChatForm {
+                content: list.map(|entry| Detailed::of(entry, tokenizer, false)).collect(),
+                refusal: (),
             }
-            Form::Text => {
-                let mut object = to.serialize_struct("logprobs", 4)?;
-                let list = self.list.iter();
-                object.serialize_field("tokens", &Sequence(list.clone().map(|entry| name(tokenizer, entry.id))))?;
-                object.serialize_field(
-                    "token_logprobs",
-                    &Sequence(list.clone().map(|entry| entry.logprobs.chosen)),
-                )?;
-                object.serialize_field(
-                    "top_logprobs",
-                    &Sequence(list.clone().map(|entry| Named(entry, tokenizer))),
-                )?;
-                object.serialize_field("text_offset", &Sequence(list.map(|entry| entry.offset)))?;
-                object.end()
+            .serialize(to),
+            Form::Text => TextForm {
+                tokens: list.clone().map(|entry| name(tokenizer, entry.id)).collect(),
+                token_logprobs: list.clone().map(|entry| entry.logprobs.chosen).collect(),
+                top_logprobs: list.clone().map(|entry| Named(entry, tokenizer)).collect(),
+                text_offset: list.map(|entry| entry.offset).collect(),
             }
+            .serialize(to),
+            Form::Llama => to.collect_seq(list.map(|entry| Detailed::of(entry, tokenizer, true))),
         }
     }
 }
 
-/// What an iterator yields, as a list.
-struct Sequence<I>(I);
+#[derive(Serialize)]
+struct ChatForm<'a> {
+    content: Vec<Detailed<'a>>,
+    refusal: (),
+}
 
-impl<I: Iterator<Item: Serialize> + Clone> Serialize for Sequence<I> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.0.clone())
-    }
+#[derive(Serialize)]
+struct TextForm<'a> {
+    tokens: Vec<Cow<'a, str>>,
+    token_logprobs: Vec<f64>,
+    top_logprobs: Vec<Named<'a>>,
+    text_offset: Vec<usize>,
 }
 
 /// A token as chats and llama-server tell of it.

@@ -286,6 +286,8 @@ mod tests {
             ("response_format", json!("text")),
             ("logprobs", json!(true)),
             ("logprobs", json!(0)),
+            ("n_probs", json!(1)),
+            ("post_sampling_probs", json!(true)),
             ("presence_penalty", json!(0.1)),
             ("repeat_penalty", json!(1.1)),
             ("logit_bias", json!({"5": 1})),
@@ -300,7 +302,8 @@ mod tests {
         }
         let harmless = json!({
             "n": 1, "tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "logprobs": false,
-            "presence_penalty": 0, "frequency_penalty": 0.0, "repeat_penalty": 1.0, "logit_bias": {}, "suffix": "",
+            "top_logprobs": 0, "n_probs": 0, "post_sampling_probs": false, "presence_penalty": 0,
+            "frequency_penalty": 0.0, "repeat_penalty": 1.0, "logit_bias": {}, "suffix": "",
             "user": "me", "metadata": {}, "store": false,
         });
         assert!(read(harmless).is_ok());
