@@ -13,6 +13,7 @@ use super::head::Need;
 use super::kv::{CacheTypes, KvCache};
 use super::sparsity::{self, COUNTED, Shares};
 use crate::kernels::Variant;
+use crate::machine::STACK_BYTES;
 use crate::machine::limits::{self, Limits};
 use crate::model::zeros::columns_pay;
 use crate::model::{CacheDir, CoarseHead, InvalidModel, Layer, Layout, Model, Packing, RepackError, Sidecar};
@@ -34,7 +35,10 @@ impl Preparing {
         let cancel = Arc::new(AtomicBool::new(false));
         let cancelled = Arc::clone(&cancel);
         // Without a thread the weights stay as they are.
-        let _ = thread::Builder::new().name("sterna-prepare".into()).spawn(move || {
+        let thread = thread::Builder::new()
+            .name("sterna-prepare".into())
+            .stack_size(STACK_BYTES);
+        let _ = thread.spawn(move || {
             if priority == Priority::WhenIdle {
                 limits::run_when_idle();
             }

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::kernels::Variant;
+use crate::machine::STACK_BYTES;
 use crate::machine::limits::Limits;
 use crate::model::{self, Model};
 use crate::text::Tokenizer;
@@ -239,7 +240,10 @@ impl Engine {
         let caches = caches.collect::<Result<Vec<_>, _>>().map_err(StartError::Cache)?;
         let shared = Arc::new(Shared::new());
         let vocab = model.config.vocab;
-        let thread = thread::Builder::new().name("sterna-engine".into()).spawn({
+        let thread = thread::Builder::new()
+            .name("sterna-engine".into())
+            .stack_size(STACK_BYTES);
+        let thread = thread.spawn({
             let (shared, config) = (Arc::clone(&shared), config.clone());
             move || {
                 let forward = Forward::new(model, kernels, config.threads);

@@ -23,6 +23,7 @@ pub use lines::Lines;
 pub use ops::{Heads, QuantRows, round_for_head};
 pub use sparse::Live;
 
+use crate::machine::STACK_BYTES;
 use crate::model::Packing;
 
 /// Function types of the kernel ABI, one a role.
@@ -110,6 +111,9 @@ struct ColumnKernel {
 }
 
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+
+// The other half is for what calls them.
+const _: () = assert!(2 * KERNEL_STACK_BYTES <= STACK_BYTES);
 
 /// No compiled variant can be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
