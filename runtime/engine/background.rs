@@ -217,7 +217,7 @@ fn repack(
     cancel: &AtomicBool,
 ) -> Result<(), InvalidModel> {
     let began = Instant::now();
-    match model.repack_from(kept.as_deref_mut(), layout, cancel) {
+    match model.repack(kept.as_deref_mut(), layout, cancel) {
         Ok(()) => {
             let bytes = model.repacked_bytes(layout);
             tracing::info!(
@@ -242,7 +242,7 @@ fn repack(
 
 fn code_head(model: &Model, kept: Option<&mut Sidecar>, cancel: &AtomicBool) {
     let began = Instant::now();
-    match model.code_head_from(kept, cancel) {
+    match model.code_head(kept, cancel) {
         Ok(()) => tracing::info!(
             mib = CoarseHead::bytes_for(&model.embedding) >> 20,
             ms = began.elapsed().as_millis() as u64,
@@ -328,7 +328,7 @@ mod tests {
                 packed.map(|packed| packed.map(|packed| packed.packing)).collect()
             };
             assert!(!rechoose(&model, kernels, &go_on), "nothing is re-packed");
-            model.repack(&rows.into(), &go_on).unwrap();
+            model.repack(None, &rows.into(), &go_on).unwrap();
             // Shares of either layer, one after the other, each for long enough to be all that counts.
             let steps = [
                 ([0.72, 0.74], [rows, rows]),
@@ -354,7 +354,7 @@ mod tests {
             let model = testing::model();
             look_again(Arc::clone(&model), kernels, &AtomicBool::new(false), at_once);
             if let Some(rows) = kernels.packing() {
-                model.repack(&rows.into(), &AtomicBool::new(false)).unwrap();
+                model.repack(None, &rows.into(), &AtomicBool::new(false)).unwrap();
                 look_again(Arc::clone(&model), kernels, &AtomicBool::new(true), at_once);
             }
         }
@@ -366,7 +366,7 @@ mod tests {
             let (go_on, mut looks) = (AtomicBool::new(false), 0);
             let packed = || {
                 let model = testing::model();
-                model.repack(&rows.into(), &go_on).unwrap();
+                model.repack(None, &rows.into(), &go_on).unwrap();
                 model
             };
             let mut held = Some(packed());
