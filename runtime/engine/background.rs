@@ -69,8 +69,8 @@ pub enum Priority {
 
 /// Makes the model as fast as it gets, and checks what opening it did not: that every weight is ternary.
 ///
-/// Reads the whole file once. `other_bytes` is the memory that others need: without room beside that, or with `repack` off, the
-/// weights stay as they are. What is made is kept in a file in `cache`, and read from there the next time.
+/// Reads the whole file once. `other_bytes` is the memory that others need: without room beside that and what of the file cannot be given
+/// back, or with `repack` off, the weights stay as they are. What is made is kept in a file in `cache`, and read from there the next time.
 pub fn prepare(
     model: &Arc<Model>,
     kernels: &'static Variant,
@@ -79,10 +79,11 @@ pub fn prepare(
     other_bytes: u64,
     cancel: &AtomicBool,
 ) -> Result<(), InvalidModel> {
+    let other_bytes = other_bytes.saturating_add(model.mapping.pinned_bytes());
     let packing = kernels.packing().filter(|&rows| {
         // Columns that take the place of rows take as much.
         let bytes = model.repacked_bytes(&rows.into()) as u64;
-        repack && fits("re-packing the weights", bytes + other_bytes)
+        repack && fits("re-packing the weights", bytes, other_bytes)
     });
     let mut kept = packing
         .zip(cache)
@@ -97,7 +98,7 @@ pub fn prepare(
         None => validate(model)?,
     }
     let head_bytes = CoarseHead::bytes_for(&model.embedding) as u64;
-    if repack && fits("coding the output head", head_bytes + body_bytes + other_bytes) {
+    if repack && fits("coding the output head", head_bytes + body_bytes, other_bytes) {
         code_head(model, kept.as_mut().filter(|_| layout.is_some()), cancel);
     }
     if let (Some(kept), Some(layout)) = (kept, layout)
@@ -260,11 +261,12 @@ fn validate(model: &Model) -> Result<(), InvalidModel> {
     }
 }
 
-/// Whether there is memory for `bytes`. The file's own pages do not count: the system can drop them.
-fn fits(what: &str, bytes: u64) -> bool {
-    /// Buffers of a pass, stacks, the allocator's waste.
-    const SLACK: u64 = 64 << 20;
-    let need = bytes + SLACK;
+/// The tokenizer, the server's threads, the allocator's waste.
+const SLACK: u64 = 64 << 20;
+
+/// Whether there is memory for `bytes` beside `other_bytes`. Pages of a mapped file do not count: the system can drop them.
+fn fits(what: &str, bytes: u64, other_bytes: u64) -> bool {
+    let need = other_bytes.saturating_add(bytes + SLACK);
     match Limits::read().memory_bytes {
         Some(limit) if need > limit => {
             tracing::info!(
@@ -282,8 +284,8 @@ fn fits(what: &str, bytes: u64) -> bool {
 mod tests {
     use super::*;
     use crate::engine::testing;
-    use crate::model::Order;
     use crate::model::zeros::SPARSE;
+    use crate::model::{MapOptions, Order};
 
     const COLUMNS: Packing = Packing {
         order: Order::Columns,
@@ -316,6 +318,27 @@ mod tests {
             "random: {shares:?}"
         );
         assert_eq!(measure(&testing::model_with_scale(f32::NAN), kernels), []);
+    }
+
+    /// A copy of the file, unlike its pages, stays beside what is made of it.
+    #[test]
+    fn what_stays_in_memory_leaves_less_room() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/runtime/tests/data/nano-i2_s.gguf");
+        for kernels in testing::runnable() {
+            let Some((rows, limit)) = kernels.packing().zip(Limits::read().memory_bytes) else {
+                println!("SKIP {}: nothing to re-pack, or no limit", kernels.name);
+                continue;
+            };
+            for mmap in [true, false] {
+                let options = MapOptions { mmap, mlock: false };
+                let model = Arc::new(Model::open(path.as_ref(), options).unwrap().model);
+                let file_bytes = model.mapping.as_ref().as_ref().len() as u64;
+                let other_bytes = limit - SLACK - model.repacked_bytes(&rows.into()) as u64 - file_bytes / 2;
+                prepare(&model, kernels, true, None, other_bytes, &AtomicBool::new(false)).unwrap();
+                let repacked = model.matrices().any(|(_, w)| w.repacked().is_some());
+                assert_eq!(repacked, mmap, "{}", kernels.name);
+            }
+        }
     }
 
     #[test]

@@ -189,6 +189,18 @@ impl EngineConfig {
         self.parallel = self.parallel.max(1);
         self
     }
+
+    /// Bytes of memory that the engine takes beside the model, at most: caches, and what [`EngineConfig::buffer_bytes`] counts.
+    pub fn memory_bytes(&self, model: &model::Config) -> u64 {
+        let caches = KvCache::bytes(model, self.cache, self.context).saturating_mul(self.parallel as u64);
+        caches.saturating_add(self.buffer_bytes(model))
+    }
+
+    /// Bytes of the buffers of its passes, at most.
+    pub fn buffer_bytes(&self, model: &model::Config) -> u64 {
+        let rows = self.batch.max(self.parallel);
+        forward::buffer_bytes(model, self.threads, rows, rows.min(self.parallel.max(speculate::ROWS)))
+    }
 }
 
 /// Why the engine did not start.
@@ -233,6 +245,9 @@ impl Engine {
                 config.cache,
                 config.parallel,
                 config.context,
+                config
+                    .buffer_bytes(&model.config)
+                    .saturating_add(model.mapping.pinned_bytes()),
                 limit_bytes,
             )?;
         }
