@@ -8,7 +8,7 @@ use crate::model::Config;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "the key/value cache needs {} MiB for {parallel} x {context} tokens, but only {} MiB of memory may be used, {} MiB of \
-     them for other things: {}",
+     it by buffers and what of the model cannot be dropped: {}",
     need_bytes.div_ceil(MIB), limit_bytes / MIB, other_bytes.div_ceil(MIB), advice(*fits)
 )]
 pub struct DoesNotFit {
