@@ -8,7 +8,7 @@ use sterna::cli::{Cli, Error};
 use sterna::engine::{StartError, SubmitError};
 use sterna::kernels::{TAGS, TARGET};
 use sterna::machine::cpu::Machine;
-use sterna::machine::guard;
+use sterna::machine::{guard, join};
 use sterna::model::ModelError;
 use sterna::serve::ServeError;
 
@@ -21,7 +21,9 @@ fn main() -> ExitCode {
     {
         return fail(&wrong, sysexits::CONFIG);
     }
-    match Cli::from_process().run(&machine) {
+    // On a thread whose stack has room for kernels: the size of this one's is up to `ulimit -s`.
+    let ((), done) = join(|| (), || Cli::from_process().run(&machine));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, exit_code(&error)),
     }

@@ -197,7 +197,7 @@ static int token_lut(const uint8_t *restrict w, const int8_t *restrict x, size_t
     _Alignas(64) uint8_t codes[SPAN * GROUPS * LUT_ROWS];
     _Alignas(64) int16_t tables[TABLES * ENTRIES * TILE], xt[128 * TILE], acc[LUT_ROWS * TILE];
     _Alignas(64) int32_t sums[LUT_TOKENS * LUT_ROWS];
-    static_assert(sizeof codes + sizeof tables + sizeof xt + sizeof acc + sizeof sums < 1 << 20, "half of a thread's stack");
+    static_assert(sizeof codes + sizeof tables + sizeof xt + sizeof acc + sizeof sums < {{ stack_bytes }}, "half of a thread's stack");
     const size_t padded = (rows + 7) & ~(size_t)7; // what is computed for rows beyond the last is not read
     const size_t blocks = cols / 128;
     memset(sums, 0, (tokens + TILE - 1) / TILE * TILE * padded * sizeof *sums);

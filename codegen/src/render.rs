@@ -62,6 +62,16 @@ const CODE_MAX: i64 = 3;
 const PACKED_CODE_MAX: i64 = 2;
 const ACTIVATION_MAX: i64 = 128;
 
+/// i32 sums of one GEMM call that wait for rescaling, at most, 640 KiB: those of `gemm_rows` rows and `token_block` tokens, as planned.
+const GEMM_SUMS: u64 = 160 << 10;
+
+/// Rows of a matrix by columns whose sums one call computes, at most, 10 KiB: whole columns of the published model, since leaps in memory
+/// are what costs.
+const COLUMN_SUMS: usize = 2560;
+
+/// Stack that a kernel takes at most: half of what the runtime's threads have.
+const STACK_BYTES: usize = 1 << 20;
+
 /// packed_maddubs.c, few tokens: what an activation counts for at most in a block's 16-bit sum: two fields, used four times too
 /// large, 2 products in each of 8 chunks. It just fits, since int8 reaches as much further down as int16.
 const SCALED_FIELDS: i64 = 2 * 8 * 2 * 4 * PACKED_CODE_MAX;
@@ -260,6 +270,7 @@ impl Templates {
         let mut context = Context::new();
         context.insert("isa", isa.name());
         context.insert("template", template);
+        context.insert("stack_bytes", &STACK_BYTES);
         context.insert("lanes", &isa.f32_lanes());
         context.insert("widen_blocks", &bounds.widen_blocks);
         context.insert("packed_widen_blocks", &bounds.packed_widen_blocks);
@@ -271,8 +282,7 @@ impl Templates {
         }
         if let Some(packing) = isa.column_packing() {
             context.insert("column_rows", &packing.rows);
-            // As many rows as the caller asks for at once (`SUMS` of runtime/kernels/sparse.rs).
-            context.insert("column_tiles", &(2560 / packing.rows));
+            context.insert("column_tiles", &(COLUMN_SUMS / packing.rows));
         }
         for knob in &variant.knobs {
             context.insert(knob.name, &knob.value);
@@ -350,6 +360,9 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
         }
     }
     out += "}\n\n";
+    let _ = writeln!(out, "const GEMM_SUMS: usize = {GEMM_SUMS};");
+    let _ = writeln!(out, "const COLUMN_SUMS: usize = {COLUMN_SUMS};");
+    let _ = writeln!(out, "const KERNEL_STACK_BYTES: usize = {STACK_BYTES};\n");
     let _ = writeln!(out, "static VARIANTS: [Variant; {}] = [", plan.variants.len());
     for variant in &plan.variants {
         let _ = writeln!(out, "    Variant {{");
@@ -522,6 +535,20 @@ mod tests {
         let neon = Bounds::new(Isa::Neon).expect("bounds").packed_widen_blocks;
         let per_block = 128 / 4 * PACKED_CODE_MAX * ACTIVATION_MAX;
         assert!(neon * per_block <= i64::from(i16::MAX) && (neon + 1) * per_block > i64::from(i16::MAX));
+    }
+
+    #[test]
+    fn sums_have_room_for_what_is_planned() {
+        let targets = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../images/targets"));
+        for &isa in Isa::ALL {
+            let target = TargetSpec::resolve(targets, isa.name()).expect("a target of its name");
+            for variant in KernelPlan::new(&target).expect("a plan").variants {
+                let sums = variant.knob("gemm_rows") * variant.knob("token_block");
+                assert!(sums <= GEMM_SUMS, "{}: {sums}", variant.name());
+            }
+            let tile = isa.column_packing().map_or(COLUMN_SUMS, |packing| packing.rows);
+            assert!(COLUMN_SUMS.is_multiple_of(tile), "{isa:?}");
+        }
     }
 
     #[test]

@@ -11,7 +11,6 @@ use serde_json::json;
 use super::chat::Chat;
 use super::common::{CacheArgs, CacheDirArgs, CommandError, ModelArgs, TokenList, read_text};
 use crate::engine::background::{Preparing, Priority};
-use crate::engine::kv::KvCache;
 use crate::engine::{DEFAULT_BATCH, Engine, EngineConfig, Event, FinishReason, Request, Sampling, Speculation, Stats};
 use crate::machine::cpu::Machine;
 use crate::machine::limits::Threads;
@@ -138,9 +137,9 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
     };
     let (model, kernels) = (Arc::new(opened.model), args.model.kernels(machine)?);
     let engine = Engine::start(model.clone(), Arc::clone(&tokenizer), kernels, config)?;
-    let cache_bytes = KvCache::bytes(&model.config, engine.config().cache, engine.config().context);
+    let other_bytes = engine.config().memory_bytes(&model.config);
     let cache = args.kept.of(&opened.path);
-    let prepare = |priority| Preparing::start(model.clone(), kernels, cache.clone(), cache_bytes, priority);
+    let prepare = |priority| Preparing::start(model.clone(), kernels, cache.clone(), other_bytes, priority);
     let request = |prompt| Request {
         prompt,
         sampling: (&args.sampling).into(),

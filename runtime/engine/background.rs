@@ -13,6 +13,7 @@ use super::head::Need;
 use super::kv::{CacheTypes, KvCache};
 use super::sparsity::{self, COUNTED, Shares};
 use crate::kernels::Variant;
+use crate::machine::STACK_BYTES;
 use crate::machine::limits::{self, Limits};
 use crate::model::zeros::columns_pay;
 use crate::model::{CacheDir, CoarseHead, InvalidModel, Layer, Layout, Model, Packing, RepackError, Sidecar};
@@ -34,7 +35,10 @@ impl Preparing {
         let cancel = Arc::new(AtomicBool::new(false));
         let cancelled = Arc::clone(&cancel);
         // Without a thread the weights stay as they are.
-        let _ = thread::Builder::new().name("sterna-prepare".into()).spawn(move || {
+        let thread = thread::Builder::new()
+            .name("sterna-prepare".into())
+            .stack_size(STACK_BYTES);
+        let _ = thread.spawn(move || {
             if priority == Priority::WhenIdle {
                 limits::run_when_idle();
             }
@@ -65,8 +69,8 @@ pub enum Priority {
 
 /// Makes the model as fast as it gets, and checks what opening it did not: that every weight is ternary.
 ///
-/// Reads the whole file once. `other_bytes` is the memory that others need: without room beside that, or with `repack` off, the
-/// weights stay as they are. What is made is kept in a file in `cache`, and read from there the next time.
+/// Reads the whole file once. `other_bytes` is the memory that others need: without room beside that and what of the file cannot be given
+/// back, or with `repack` off, the weights stay as they are. What is made is kept in a file in `cache`, and read from there the next time.
 pub fn prepare(
     model: &Arc<Model>,
     kernels: &'static Variant,
@@ -75,10 +79,11 @@ pub fn prepare(
     other_bytes: u64,
     cancel: &AtomicBool,
 ) -> Result<(), InvalidModel> {
+    let other_bytes = other_bytes.saturating_add(model.mapping.pinned_bytes());
     let packing = kernels.packing().filter(|&rows| {
         // Columns that take the place of rows take as much.
         let bytes = model.repacked_bytes(&rows.into()) as u64;
-        repack && fits("re-packing the weights", bytes + other_bytes)
+        repack && fits("re-packing the weights", bytes, other_bytes)
     });
     let mut kept = packing
         .zip(cache)
@@ -93,7 +98,7 @@ pub fn prepare(
         None => validate(model)?,
     }
     let head_bytes = CoarseHead::bytes_for(&model.embedding) as u64;
-    if repack && fits("coding the output head", head_bytes + body_bytes + other_bytes) {
+    if repack && fits("coding the output head", head_bytes + body_bytes, other_bytes) {
         code_head(model, kept.as_mut().filter(|_| layout.is_some()), cancel);
     }
     if let (Some(kept), Some(layout)) = (kept, layout)
@@ -213,7 +218,7 @@ fn repack(
     cancel: &AtomicBool,
 ) -> Result<(), InvalidModel> {
     let began = Instant::now();
-    match model.repack_from(kept.as_deref_mut(), layout, cancel) {
+    match model.repack(kept.as_deref_mut(), layout, cancel) {
         Ok(()) => {
             let bytes = model.repacked_bytes(layout);
             tracing::info!(
@@ -238,7 +243,7 @@ fn repack(
 
 fn code_head(model: &Model, kept: Option<&mut Sidecar>, cancel: &AtomicBool) {
     let began = Instant::now();
-    match model.code_head_from(kept, cancel) {
+    match model.code_head(kept, cancel) {
         Ok(()) => tracing::info!(
             mib = CoarseHead::bytes_for(&model.embedding) >> 20,
             ms = began.elapsed().as_millis() as u64,
@@ -256,11 +261,12 @@ fn validate(model: &Model) -> Result<(), InvalidModel> {
     }
 }
 
-/// Whether there is memory for `bytes`. The file's own pages do not count: the system can drop them.
-fn fits(what: &str, bytes: u64) -> bool {
-    /// Buffers of a pass, stacks, the allocator's waste.
-    const SLACK: u64 = 64 << 20;
-    let need = bytes + SLACK;
+/// The tokenizer, the server's threads, the allocator's waste.
+const SLACK: u64 = 64 << 20;
+
+/// Whether there is memory for `bytes` beside `other_bytes`. Pages of a mapped file do not count: the system can drop them.
+fn fits(what: &str, bytes: u64, other_bytes: u64) -> bool {
+    let need = other_bytes.saturating_add(bytes + SLACK);
     match Limits::read().memory_bytes {
         Some(limit) if need > limit => {
             tracing::info!(
@@ -278,8 +284,8 @@ fn fits(what: &str, bytes: u64) -> bool {
 mod tests {
     use super::*;
     use crate::engine::testing;
-    use crate::model::Order;
     use crate::model::zeros::SPARSE;
+    use crate::model::{MapOptions, Order};
 
     const COLUMNS: Packing = Packing {
         order: Order::Columns,
@@ -314,6 +320,27 @@ mod tests {
         assert_eq!(measure(&testing::model_with_scale(f32::NAN), kernels), []);
     }
 
+    /// A copy of the file, unlike its pages, stays beside what is made of it.
+    #[test]
+    fn what_stays_in_memory_leaves_less_room() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/runtime/tests/data/nano-i2_s.gguf");
+        for kernels in testing::runnable() {
+            let Some((rows, limit)) = kernels.packing().zip(Limits::read().memory_bytes) else {
+                println!("SKIP {}: nothing to re-pack, or no limit", kernels.name);
+                continue;
+            };
+            for mmap in [true, false] {
+                let options = MapOptions { mmap, mlock: false };
+                let model = Arc::new(Model::open(path.as_ref(), options).unwrap().model);
+                let file_bytes = model.mapping.as_ref().as_ref().len() as u64;
+                let other_bytes = limit - SLACK - model.repacked_bytes(&rows.into()) as u64 - file_bytes / 2;
+                prepare(&model, kernels, true, None, other_bytes, &AtomicBool::new(false)).unwrap();
+                let repacked = model.matrices().any(|(_, w)| w.repacked().is_some());
+                assert_eq!(repacked, mmap, "{}", kernels.name);
+            }
+        }
+    }
+
     #[test]
     fn layers_follow_the_zeros_of_what_is_generated() {
         let go_on = AtomicBool::new(false);
@@ -324,7 +351,7 @@ mod tests {
                 packed.map(|packed| packed.map(|packed| packed.packing)).collect()
             };
             assert!(!rechoose(&model, kernels, &go_on), "nothing is re-packed");
-            model.repack(&rows.into(), &go_on).unwrap();
+            model.repack(None, &rows.into(), &go_on).unwrap();
             // Shares of either layer, one after the other, each for long enough to be all that counts.
             let steps = [
                 ([0.72, 0.74], [rows, rows]),
@@ -350,7 +377,7 @@ mod tests {
             let model = testing::model();
             look_again(Arc::clone(&model), kernels, &AtomicBool::new(false), at_once);
             if let Some(rows) = kernels.packing() {
-                model.repack(&rows.into(), &AtomicBool::new(false)).unwrap();
+                model.repack(None, &rows.into(), &AtomicBool::new(false)).unwrap();
                 look_again(Arc::clone(&model), kernels, &AtomicBool::new(true), at_once);
             }
         }
@@ -362,7 +389,7 @@ mod tests {
             let (go_on, mut looks) = (AtomicBool::new(false), 0);
             let packed = || {
                 let model = testing::model();
-                model.repack(&rows.into(), &go_on).unwrap();
+                model.repack(None, &rows.into(), &go_on).unwrap();
                 model
             };
             let mut held = Some(packed());

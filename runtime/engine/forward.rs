@@ -11,7 +11,7 @@ use super::kv::KvCache;
 use super::sparsity::{Counts, Shares};
 use crate::kernels::{Angles, AttentionScratch, Heads, Live, QuantRows, Tile, Variant};
 use crate::machine::pool::Pool;
-use crate::model::{Model, Order};
+use crate::model::{Config, Model, Order};
 
 /// One token to process.
 #[derive(Debug, Clone, Copy)]
@@ -348,6 +348,23 @@ impl Forward {
         s.head
             .run(self.kernels, &self.pool, &self.model, x, kept, &mut s.broken);
     }
+}
+
+/// Bytes that the buffers of passes take, at most: of `rows` rows, `wanted` of which want logits.
+pub fn buffer_bytes(config: &Config, threads: usize, rows: usize, wanted: usize) -> u64 {
+    /// Of a thread: half of its stack, the sums of a product, and attention's parts, scores and state.
+    const THREAD: usize = 3 << 20;
+    let float = size_of::<f32>();
+    let (q_width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    // x, q, k, v, mixed, gate, up, cos and sin; then the input of a product in int8, and queries in int16.
+    let floats = config.hidden + 2 * q_width + 2 * kv_width + 2 * config.ffn + config.head_dim;
+    let row = floats * float + config.hidden.max(config.ffn) + q_width * size_of::<i16>();
+    // x, h and the integers of the coarse pass; logits, sums and both ends of the intervals.
+    let head = config.hidden * (2 * float + size_of::<i16>()) + config.vocab * 4 * float;
+    let all = [(threads, THREAD), (rows, row), (wanted, head)];
+    all.iter().fold(0, |sum: u64, &(n, bytes)| {
+        sum.saturating_add((n as u64).saturating_mul(bytes as u64))
+    })
 }
 
 /// The first `len` elements, after growing to so many.

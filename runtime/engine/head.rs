@@ -55,8 +55,7 @@ impl<'a> Logits<'a> {
 /// The output head, its buffers grown to the largest pass so far. Shapes with m = rows that want logits.
 #[derive(Default)]
 pub struct Head {
-    /// Passes that go without the coarse head, because it did not help: the last number, and what is left of it.
-    rest: (u32, u32),
+    rest: Rest,
     /// Rows that want logits (m), ascending.
     wanted: Vec<usize>,
     /// What was found for each (m).
@@ -88,6 +87,30 @@ pub struct Head {
     best: Vec<Candidate>,
 }
 
+/// Passes that go without the coarse head, because it did not help.
+#[derive(Default)]
+struct Rest {
+    /// How many, since the last one that did not help.
+    passes: u32,
+    /// How many of them are still to come.
+    left: u32,
+}
+
+impl Rest {
+    /// Whether this pass is none of them.
+    fn is_over(&mut self) -> bool {
+        self.left = self.left.saturating_sub(1);
+        self.left == 0
+    }
+
+    /// The rest after a pass that the coarse head did or did not help. Where it was no use, it probably will not be next time: it is asked ever
+    /// more seldom.
+    fn after(&mut self, helped: bool) {
+        self.passes = if helped { 0 } else { (2 * self.passes).clamp(2, 64) };
+        self.left = self.passes;
+    }
+}
+
 /// Where a row's logits are.
 enum Found {
     /// All of them, in row i of the logits.
@@ -102,11 +125,17 @@ impl Head {
         self.candidates.len()
     }
 
+    /// Rows of which the last pass computed all logits.
+    pub fn whole_rows(&self) -> usize {
+        let whole = |found: &&Found| matches!(found, Found::All(_));
+        self.found.iter().filter(whole).count()
+    }
+
     /// Bytes that the last pass read, of them in memory of our own. Of a pass without logits, those of the next one at least.
     pub fn traffic(&self, model: &Model) -> (usize, usize) {
         let w = &model.embedding;
         let mapped = model.mapping.is_mapped();
-        let whole = self.found.iter().any(|found| matches!(found, Found::All(_)));
+        let whole = self.whole_rows() > 0;
         let Some(coarse) = model.coarse.get().filter(|_| !whole || !self.tokens.is_empty()) else {
             return (w.data.len(), if mapped { 0 } else { w.data.len() });
         };
@@ -169,11 +198,7 @@ impl Head {
     /// Whether a pass over the codes can spare one over the F16 head.
     fn coarse_helps(&mut self, model: &Model, mut needs: impl Iterator<Item = Need>) -> bool {
         let few = |need| matches!(need, Need::Candidates { top, .. } if top <= most_candidates(model));
-        if !needs.all(few) {
-            return false;
-        }
-        self.rest.1 = self.rest.1.saturating_sub(1);
-        self.rest.1 == 0
+        needs.all(few) && self.rest.is_over()
     }
 
     /// Finds what the rows need of their logits by intervals; all of a row's where too many of them could be needed. Finds
@@ -199,6 +224,12 @@ impl Head {
         let bounds = (grow(&mut self.lower, m * vocab), grow(&mut self.upper, m * vocab));
         kernels.head_coarse(pool, coarse, &self.tokens, &self.q, sums, bounds);
 
+        // For as many as could come, since how many do is another number in each pass.
+        self.ids.clear();
+        self.values.clear();
+        self.ids.reserve(vocab);
+        self.values.reserve(vocab);
+        self.candidates.reserve(m * most_candidates(model));
         let mut whole = 0;
         for (i, need) in needs.enumerate() {
             let Need::Candidates { top, margin } = need else {
@@ -243,10 +274,7 @@ impl Head {
                 self.found.push(Found::Candidates(first..self.candidates.len()));
             }
         }
-        // Where it was no use, it probably will not be next time: ask ever more seldom.
-        let useless = self.traffic(model).0 >= model.embedding.data.len();
-        self.rest.0 = if useless { (2 * self.rest.0).clamp(2, 64) } else { 0 };
-        self.rest.1 = self.rest.0;
+        self.rest.after(self.traffic(model).0 < model.embedding.data.len());
     }
 
     /// All logits of the rows that are still to find.
@@ -408,7 +436,7 @@ mod tests {
         let mut broken = [vec![false; samplings.len()], vec![false; samplings.len()]];
         let all = samplings.iter().map(|_| Need::All);
         whole.run(kernels, &pool, model, &x, (0..).zip(all), &mut broken[0]);
-        model.code_head(&AtomicBool::new(false)).unwrap();
+        model.code_head(None, &AtomicBool::new(false)).unwrap();
         both.run(kernels, &pool, model, &x, (0..).zip(needs()), &mut broken[1]);
         assert_eq!(broken[0], broken[1]);
         for (r, (sampling, need)) in samplings.iter().zip(needs()).enumerate() {
@@ -501,7 +529,7 @@ mod tests {
     #[test]
     fn a_head_where_intervals_say_nothing_is_asked_ever_more_seldom() {
         let model = testing::model_with_f16_head(VOCAB, |embedding| change(Rows::Twins, embedding));
-        model.code_head(&AtomicBool::new(false)).unwrap();
+        model.code_head(None, &AtomicBool::new(false)).unwrap();
         let mut head = Head::default();
         let x = vec![1.0; testing::config().hidden];
         let need = Need::Candidates { top: 1, margin: 0.0 };

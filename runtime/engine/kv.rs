@@ -7,12 +7,14 @@ use crate::model::Config;
 /// The caches do not fit into the memory that this process may use.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "the key/value cache needs {} MiB for {parallel} x {context} tokens, but only {} MiB of memory may be used: {}",
-    need_bytes.div_ceil(MIB), limit_bytes / MIB, advice(*fits)
+    "the key/value cache needs {} MiB for {parallel} x {context} tokens, but only {} MiB of memory may be used, {} MiB of \
+     it by buffers and what of the model cannot be dropped: {}",
+    need_bytes.div_ceil(MIB), limit_bytes / MIB, other_bytes.div_ceil(MIB), advice(*fits)
 )]
 pub struct DoesNotFit {
     need_bytes: u64,
     limit_bytes: u64,
+    other_bytes: u64,
     parallel: usize,
     context: usize,
     /// The context that would fit, for as many sequences.
@@ -28,27 +30,30 @@ fn advice(fits: usize) -> String {
     }
 }
 
-/// Checks that `parallel` caches of `context` positions fit into `limit_bytes`.
+/// Checks that `parallel` caches of `context` positions fit into `limit_bytes` beside `other_bytes`.
 ///
-/// The weights are not counted: they are pages of a file, which the kernel may drop and read again.
+/// Among those are no pages of a mapped file, which the kernel may drop and read again.
 pub fn check_budget(
     config: &Config,
     types: CacheTypes,
     parallel: usize,
     context: usize,
+    other_bytes: u64,
     limit_bytes: u64,
 ) -> Result<(), DoesNotFit> {
     let need_bytes = KvCache::bytes(config, types, context).saturating_mul(parallel as u64);
-    if need_bytes <= limit_bytes {
+    let left_bytes = limit_bytes.saturating_sub(other_bytes);
+    if need_bytes <= left_bytes {
         return Ok(());
     }
     let block_bytes = KvCache::bytes(config, types, BLOCK).saturating_mul(parallel as u64);
     Err(DoesNotFit {
         need_bytes,
         limit_bytes,
+        other_bytes,
         parallel,
         context,
-        fits: (limit_bytes / block_bytes) as usize * BLOCK,
+        fits: (left_bytes / block_bytes) as usize * BLOCK,
     })
 }
 
@@ -62,10 +67,19 @@ mod tests {
         let config = testing::config();
         let types = CacheTypes::default();
         let block_bytes = KvCache::bytes(&config, types, 1);
-        assert_eq!(check_budget(&config, types, 2, 2 * BLOCK, block_bytes * 4), Ok(()));
-        let error = check_budget(&config, types, 2, 2 * BLOCK + 1, block_bytes * 4).unwrap_err();
-        assert!(error.to_string().contains("lower --ctx-size to 256 or less"), "{error}");
-        let error = check_budget(&config, types, 2, usize::MAX, 1).unwrap_err();
-        assert!(error.to_string().ends_with("allow the process more memory"), "{error}");
+        let check = |context, other_bytes, limit_bytes| {
+            check_budget(&config, types, 2, context, other_bytes, limit_bytes).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(2 * BLOCK, 0, block_bytes * 4), Ok(()));
+        let error = check(2 * BLOCK + 1, 0, block_bytes * 4).unwrap_err();
+        assert!(error.contains("lower --ctx-size to 256 or less"), "{error}");
+        // What else lies in memory leaves less.
+        assert_eq!(check(2 * BLOCK, 100, block_bytes * 4 + 100), Ok(()));
+        let error = check(2 * BLOCK, 100, block_bytes * 4 + 99).unwrap_err();
+        assert!(error.contains("lower --ctx-size to 128 or less"), "{error}");
+        let error = check(BLOCK, u64::MAX, block_bytes * 4).unwrap_err();
+        assert!(error.ends_with("allow the process more memory"), "{error}");
+        let error = check(usize::MAX, 0, 1).unwrap_err();
+        assert!(error.ends_with("allow the process more memory"), "{error}");
     }
 }

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::kernels::Variant;
+use crate::machine::STACK_BYTES;
 use crate::machine::limits::Limits;
 use crate::model::{self, Model};
 use crate::text::Tokenizer;
@@ -194,6 +195,18 @@ impl EngineConfig {
         self.parallel = self.parallel.max(1);
         self
     }
+
+    /// Bytes of memory that the engine takes beside the model, at most: caches, and what [`EngineConfig::buffer_bytes`] counts.
+    pub fn memory_bytes(&self, model: &model::Config) -> u64 {
+        let caches = KvCache::bytes(model, self.cache, self.context).saturating_mul(self.parallel as u64);
+        caches.saturating_add(self.buffer_bytes(model))
+    }
+
+    /// Bytes of the buffers of its passes, at most.
+    pub fn buffer_bytes(&self, model: &model::Config) -> u64 {
+        let rows = self.batch.max(self.parallel);
+        forward::buffer_bytes(model, self.threads, rows, rows.min(self.parallel.max(speculate::ROWS)))
+    }
 }
 
 /// Why the engine did not start.
@@ -238,6 +251,9 @@ impl Engine {
                 config.cache,
                 config.parallel,
                 config.context,
+                config
+                    .buffer_bytes(&model.config)
+                    .saturating_add(model.mapping.pinned_bytes()),
                 limit_bytes,
             )?;
         }
@@ -245,7 +261,10 @@ impl Engine {
         let caches = caches.collect::<Result<Vec<_>, _>>().map_err(StartError::Cache)?;
         let shared = Arc::new(Shared::new());
         let vocab = model.config.vocab;
-        let thread = thread::Builder::new().name("sterna-engine".into()).spawn({
+        let thread = thread::Builder::new()
+            .name("sterna-engine".into())
+            .stack_size(STACK_BYTES);
+        let thread = thread.spawn({
             let (shared, config) = (Arc::clone(&shared), config.clone());
             move || {
                 let forward = Forward::new(model, kernels, config.threads);

@@ -335,9 +335,13 @@ impl Scheduler {
         let now = Instant::now();
         let prompt_tokens = request.prompt.len();
         let most = request.max_tokens.unwrap_or(usize::MAX);
+        let longest = prompt_tokens.saturating_add(most).min(self.context);
+        let mut tokens = request.prompt;
+        // Nothing is allocated for a token but its event.
+        tokens.reserve_exact(longest.saturating_sub(prompt_tokens));
         let mut sequence = Sequence {
-            longest: prompt_tokens.saturating_add(most).min(self.context),
-            tokens: request.prompt,
+            longest,
+            tokens,
             fed: 0,
             cache,
             rows: 0..0,

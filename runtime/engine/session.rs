@@ -243,7 +243,7 @@ mod tests {
             (tokens, candidates > 0)
         };
         let expected = samplings.each_ref().map(|(sampling, _)| generate(sampling).0);
-        model.code_head(&AtomicBool::new(false)).unwrap();
+        model.code_head(None, &AtomicBool::new(false)).unwrap();
         for ((sampling, few), expected) in samplings.into_iter().zip(expected) {
             assert_eq!(generate(&sampling), (expected, few), "{sampling:?}");
         }

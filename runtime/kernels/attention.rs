@@ -5,19 +5,24 @@
 //! a block, or with which other rows.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Variant;
 use super::kv::{CacheType, KvCache, Panels};
-use super::ops::{Heads, rows_of};
+use super::ops::{Heads, in_shares, rows_of};
 use super::reference::{self, BLOCK};
-use super::shared::{Shared, share};
+use super::shared::Shared;
 use crate::machine::pool::Pool;
 
 /// Most rows of a tile: with four heads a KV head, their queries, scores and outputs stay in L2 beside a piece of the cache, which
 /// is read from memory once for all of them.
 const TILE_ROWS: usize = 16;
 const _: () = assert!(BLOCK.is_multiple_of(TILE_ROWS));
+
+/// Elements that parts waiting for their merging take, for each thread: half a MiB, 15 blocks of a whole tile with four heads of 128 elements.
+/// What has no room waits for the next round, so that no context and no batch needs more.
+const ROOM: usize = 128 << 10;
 
 /// Rows of a pass at successive positions of one sequence, which lie in one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,8 +120,10 @@ impl<'a> Part<'a> {
 /// Buffers of [`Variant::attention`], grown to the largest use so far.
 #[derive(Default)]
 pub struct AttentionScratch {
-    /// Parts that wait for their merging.
+    /// Parts that wait for their merging, as many as there is room for.
     parts: Vec<f32>,
+    /// What the first blocks of a tile come to, for each KV head, when the others wait for the next round.
+    begun: Vec<f32>,
     /// Blocks that a tile and KV head still wait for (tiles, kv_heads).
     pending: Vec<AtomicUsize>,
     /// Queries in int16 (rows, heads.q, dim), and the scale of each head (rows, heads.q), for keys in int8.
@@ -144,7 +151,7 @@ struct Job<'a> {
 }
 
 impl Variant {
-    /// Attention of q (rows, heads.q, dim), rotated and rounded by [`Variant::rotate_and_store`], over one layer of the rows' caches
+    /// Attention of q (rows, heads.q, dim), rotated and rounded by [`Variant::rotate`], over one layer of the rows' caches
     /// -> out (rows, heads.q, dim). A row sees the positions up to its own.
     #[expect(clippy::too_many_arguments, reason = "one step of the pass over all that it has")]
     pub fn attention(
@@ -190,20 +197,13 @@ impl Variant {
 fn quantize_queries(pool: &Pool, q: &[f32], codes: &mut [i16], scales: &mut [f32]) {
     let (dim, heads) = (q.len() / scales.len(), scales.len());
     let (codes, scales) = (Shared::new(codes), Shared::new(scales));
-    let run = |heads: std::ops::Range<usize>| {
+    in_shares(pool, heads, 127, |heads| {
         for h in heads {
             let range = h * dim..(h + 1) * dim;
             // SAFETY: each head is given to one thread.
             unsafe { scales.part(h..h + 1)[0] = reference::quantize_query(&q[range.clone()], codes.part(range)) };
         }
-    };
-    /// Below this a fork-join costs more than it saves.
-    const SMALL: usize = 128;
-    if heads < SMALL {
-        run(0..heads);
-    } else {
-        pool.run(&|thread| run(share(heads, 1, thread, pool.threads())));
-    }
+    });
 }
 
 impl Job<'_> {
@@ -234,52 +234,87 @@ impl Job<'_> {
         });
     }
 
-    /// Threads take a block at a time; who finishes the last one of a tile and KV head merges them.
-    fn blocks(&self, pool: &Pool, tiles: &[Tile], scratch: &mut AttentionScratch) {
-        let (kv, d, group) = (self.heads.kv, self.heads.dim, self.heads.group());
-        let len = |tile: &Tile| Part::len(tile.rows * group, d);
-        let AttentionScratch { parts, pending, .. } = scratch;
-        let needed: usize = tiles.iter().map(|tile| tile.blocks() * kv * len(tile)).sum();
-        if parts.len() < needed {
-            *parts = vec![0.0; needed.next_power_of_two()];
+    /// Threads take a block at a time, in rounds of as many as there is room for.
+    fn blocks(&self, pool: &Pool, mut tiles: &[Tile], scratch: &mut AttentionScratch) {
+        let (kv, d) = (self.heads.kv, self.heads.dim);
+        let len = |rows: usize| kv * Part::len(rows * self.heads.group(), d);
+        let room = (pool.threads() * ROOM).max(len(TILE_ROWS));
+        // Once: a context that grows finds them large enough.
+        for (buffer, len) in [(&mut scratch.parts, room), (&mut scratch.begun, len(TILE_ROWS))] {
+            if buffer.len() < len {
+                *buffer = vec![0.0; len];
+            }
         }
+        while let Some(first) = tiles.first() {
+            let mut used = 0;
+            let whole = tiles.iter().take_while(|tile| {
+                used += tile.blocks() * len(tile.rows);
+                used <= room
+            });
+            let whole = whole.count();
+            if whole == 0 {
+                let step = room / len(first.rows);
+                for start in (0..first.blocks()).step_by(step) {
+                    self.round(pool, &tiles[..1], start..start + step, scratch);
+                }
+            } else {
+                self.round(pool, &tiles[..whole], 0..usize::MAX, scratch);
+            }
+            tiles = &tiles[whole.max(1)..];
+        }
+    }
+
+    /// Those of the tiles' blocks that are among `blocks`: all, or of a single tile some, after which the others come. Who finishes the last
+    /// one of a tile and KV head merges them.
+    fn round(&self, pool: &Pool, tiles: &[Tile], blocks: Range<usize>, scratch: &mut AttentionScratch) {
+        let (kv, d, group) = (self.heads.kv, self.heads.dim, self.heads.group());
+        let count = |tile: &Tile| blocks.end.min(tile.blocks()) - blocks.start;
+        let AttentionScratch {
+            parts, begun, pending, ..
+        } = scratch;
         pending.clear();
-        pending.extend(
-            tiles
-                .iter()
-                .flat_map(|tile| (0..kv).map(|_| AtomicUsize::new(tile.blocks()))),
-        );
-        let (parts, next) = (Shared::new(parts), AtomicUsize::new(0));
+        let counts = tiles.iter().map(count);
+        pending.extend(counts.flat_map(|count| (0..kv).map(move |_| AtomicUsize::new(count))));
+        let (parts, begun, next) = (Shared::new(parts), Shared::new(begun), AtomicUsize::new(0));
         pool.run(&|_| {
             self.with_local(|scores, _, _| {
                 let mut todo = next.fetch_add(1, Ordering::Relaxed);
                 // Items and parts before those of the tile.
                 let (mut items, mut at) = (0, 0);
                 for (t, tile) in tiles.iter().enumerate() {
-                    let (n, len) = (tile.rows * group, len(tile));
-                    let part_of = |kv_head, block| at + (kv_head * tile.blocks() + block) * len;
-                    while todo < items + tile.blocks() * kv {
+                    let (n, len, count) = (tile.rows * group, Part::len(tile.rows * group, d), count(tile));
+                    let part_of = |kv_head, i| at + (kv_head * count + i) * len;
+                    while todo < items + count * kv {
                         // In the order of memory.
-                        let (block, kv_head) = ((todo - items) / kv, (todo - items) % kv);
-                        let range = part_of(kv_head, block)..part_of(kv_head, block) + len;
+                        let (i, kv_head) = ((todo - items) / kv, (todo - items) % kv);
+                        let range = part_of(kv_head, i)..part_of(kv_head, i) + len;
                         // SAFETY: each part belongs to one item, and items are handed out once.
                         let mut part = Part::of(unsafe { parts.part(range) }, n);
-                        self.block(tile, kv_head, block, scores, &mut part);
+                        self.block(tile, kv_head, blocks.start + i, scores, &mut part);
                         if pending[t * kv + kv_head].fetch_sub(1, Ordering::AcqRel) == 1 {
-                            let range = part_of(kv_head, 0)..part_of(kv_head, tile.blocks());
+                            let range = part_of(kv_head, 0)..part_of(kv_head, count);
                             // SAFETY: all blocks are done: their threads have let go of these parts, and what they wrote was
-                            // acquired with the count.
+                            // acquired with the count. What was begun of a KV head belongs to who merges it.
                             unsafe {
+                                let begun = |kv_head| begun.part(kv_head * len..(kv_head + 1) * len);
                                 let mut parts = parts.part(range).chunks_exact_mut(len);
-                                let mut state = Part::of(parts.next().expect("at least one block"), n);
+                                let memory = match blocks.start {
+                                    0 => parts.next().expect("at least one block"),
+                                    _ => begun(kv_head),
+                                };
+                                let mut state = Part::of(memory, n);
                                 parts.for_each(|part| state.merge(&Part::of(part, n), d));
-                                self.finish(tile, kv_head, &state);
+                                if blocks.start + count == tile.blocks() {
+                                    self.finish(tile, kv_head, &state);
+                                } else if blocks.start == 0 {
+                                    begun(kv_head).copy_from_slice(memory);
+                                }
                             }
                         }
                         todo = next.fetch_add(1, Ordering::Relaxed);
                     }
-                    items += tile.blocks() * kv;
-                    at += tile.blocks() * kv * len;
+                    items += count * kv;
+                    at += count * kv * len;
                 }
             });
         });
@@ -358,7 +393,62 @@ impl Job<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Angles, CacheTypes};
     use super::*;
+    use crate::engine::testing;
+    use crate::model::Config;
+
+    /// Tiles without room for all of their blocks, on two threads, and with room for one tile after the other, on three.
+    #[test]
+    fn what_has_no_room_waits_and_comes_to_the_same() {
+        const FED: usize = 4000;
+        let config = Config {
+            layers: 1,
+            heads: 8,
+            kv_heads: 2,
+            head_dim: 64,
+            context: FED + 25,
+            ..testing::config()
+        };
+        let (heads, kernels) = (Heads::of(&config), testing::kernels());
+        let mut state = 1u32;
+        let mut floats = |len: usize| -> Vec<f32> {
+            let next = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            };
+            (0..len).map(next).collect()
+        };
+        let (mut k, v) = (
+            floats(config.context * heads.kv * heads.dim),
+            floats(config.context * heads.kv * heads.dim),
+        );
+        let (cos, sin) = (
+            floats(config.context * heads.dim / 2),
+            floats(config.context * heads.dim / 2),
+        );
+        let mut caches = [KvCache::new(&config, CacheTypes::default(), config.context)];
+        let mut tiles = Vec::new();
+        Tile::collect((0..config.context).map(|p| (0, p)), &mut tiles);
+        let angles = Angles { cos: &cos, sin: &sin };
+        kernels.store(&Pool::new(1), heads, angles, (&mut k, &v), &mut caches, 0, &tiles);
+        for rows in [FED..FED + 24, FED + 24..FED + 25] {
+            Tile::collect(rows.clone().map(|p| (0, p)), &mut tiles);
+            let q = floats(rows.len() * heads.q * heads.dim);
+            let attend = |threads| {
+                let (mut scratch, mut out) = (AttentionScratch::default(), vec![f32::NAN; q.len()]);
+                let pool = Pool::new(threads);
+                kernels.attention(&pool, heads, &q, &caches, 0, &tiles, &mut scratch, &mut out);
+                (out, scratch.parts.len())
+            };
+            let expected = attend(1).0;
+            for threads in [2, 3] {
+                let (out, parts) = attend(threads);
+                assert!(out == expected, "{rows:?}, {threads} threads");
+                assert_eq!(parts, threads * ROOM, "whatever the context");
+            }
+        }
+    }
 
     fn tile(cache: usize, position: usize, row: usize, rows: usize) -> Tile {
         Tile {

@@ -6,9 +6,9 @@ use std::ptr::NonNull;
 use super::Variant;
 use super::attention::Tile;
 use super::lines::with_memory;
-use super::ops::{Heads, rows_of};
+use super::ops::{Heads, in_shares, rows_of};
 use super::reference::BLOCK;
-use super::shared::{Shared, share};
+use super::shared::Shared;
 use crate::machine::pool::Pool;
 use crate::model::{Config, HugeBuffer};
 
@@ -241,8 +241,8 @@ impl<'a> Angles<'a> {
     }
 }
 
-/// Rows below which a fork-join costs more than it saves.
-const FEW_ROWS: usize = 4;
+/// Rows that are too few to be shared.
+const FEW_ROWS: usize = 3;
 
 impl Variant {
     /// Rotates q (rows, heads.q, dim) in place, rounded to f16.
@@ -251,7 +251,7 @@ impl Variant {
         let rows = rows_of(q, width);
         assert!(d.is_multiple_of(2));
         let q = Shared::new(q);
-        split_rows(pool, rows, |rows| {
+        in_shares(pool, rows, FEW_ROWS, |rows| {
             for row in rows {
                 let (cos, sin) = angles.row(row, d);
                 // SAFETY: each row is given to one thread; it has heads.q heads of dim elements, and half as many angles.
@@ -281,7 +281,7 @@ impl Variant {
         assert!(d.is_multiple_of(2) && v.len() == k.len());
         Tile::check(tiles, rows, caches, heads, layer);
         let (k, caches) = (Shared::new(k), &*caches);
-        split_rows(pool, rows, |rows| {
+        in_shares(pool, rows, FEW_ROWS, |rows| {
             for kv_head in 0..heads.kv {
                 let places = tiles.iter().flat_map(|tile| tile.places());
                 for (row, cache, position) in places.skip(rows.start).take(rows.len()) {
@@ -369,15 +369,6 @@ impl Variant {
                 store(std::slice::from_raw_parts(codes, x.len()), 1.0 / inverse);
             }
         });
-    }
-}
-
-/// Calls `job` with ranges of the rows, on the pool when there are enough.
-fn split_rows(pool: &Pool, rows: usize, job: impl Fn(std::ops::Range<usize>) + Sync) {
-    if rows < FEW_ROWS {
-        job(0..rows);
-    } else {
-        pool.run(&|thread| job(share(rows, 1, thread, pool.threads())));
     }
 }
 

@@ -83,7 +83,7 @@ impl<T: Plain + PartialEq> PartialEq for Lines<T> {
 
 /// Calls `job` with `len` elements of this thread's own memory, of any value. Panics where `job` does the same.
 ///
-/// What a kernel needs beside its arguments does not lie on the stack, which is a thread's smallest memory.
+/// For what a wrapper needs beside its arguments: of a stack, the kernels themselves may take half (`KERNEL_STACK_BYTES`).
 pub(super) fn with_memory<T: Plain, R>(len: usize, job: impl FnOnce(&mut [T]) -> R) -> R {
     thread_local! {
         /// Grown to the most asked for.

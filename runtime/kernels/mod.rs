@@ -1,7 +1,7 @@
 //! The compiled kernels behind safe wrappers, and the operations of the forward pass built on them.
 //!
 //! Two kinds of exactness, both tested with `==` (docs/ARCHITECTURE.md): integer kernels equal
-//! [`reference`] because i8 x ternary in i32 is exact; float kernels equal it because the order of their
+//! [`mod@reference`] because i8 x ternary in i32 is exact; float kernels equal it because the order of their
 //! additions is part of their definition (lanes, then fixed folds; no product is fused unless it is exact). So every
 //! variant gives the same bits, and so do any number of threads and any batch size.
 //!
@@ -23,6 +23,7 @@ pub use lines::Lines;
 pub use ops::{Heads, QuantRows, round_for_head};
 pub use sparse::Live;
 
+use crate::machine::STACK_BYTES;
 use crate::model::Packing;
 
 /// Function types of the kernel ABI, one a role.
@@ -110,6 +111,9 @@ struct ColumnKernel {
 }
 
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+
+// The other half is for what calls them.
+const _: () = assert!(2 * KERNEL_STACK_BYTES <= STACK_BYTES);
 
 /// No compiled variant can be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::lines::{Lines, with_memory};
 use super::shared::{Shared, share};
-use super::{Variant, abi, reference};
+use super::{GEMM_SUMS, Variant, abi, reference};
 use crate::machine::pool::Pool;
 use crate::model::{CoarseHead, CoarseToken, Config, Dense, DenseType, Packed, Ternary};
 
@@ -139,8 +139,8 @@ impl Cut {
 /// Weights that one token reads at a time, about: five microseconds or ten, long against taking a piece and short against a product.
 const PIECE_BYTES: usize = 128 << 10;
 
-/// Most i32 sums that wait for rescaling, 640 KiB: those of `gemm_rows` rows and `token_block` tokens, as planned.
-const SUMS: usize = 160 << 10;
+/// Rows of the head that are too few to be shared.
+const FEW_ROWS: usize = 8;
 
 /// Matrices that one [`Variant::linear`] takes: q, k and v.
 const MAX_JOBS: usize = 4;
@@ -281,7 +281,7 @@ impl Variant {
             }
         };
         // In tiles; pieces are of equal height, since a low one at the end would amortise less.
-        let most = (most.min(SUMS / token_block) / w.tile).max(1);
+        let most = (most.min(GEMM_SUMS / token_block) / w.tile).max(1);
         Cut {
             row_blocks: w.rows.div_ceil(w.tile).div_ceil(threads).div_ceil(most),
             token_blocks: tokens.div_ceil(token_block),
@@ -305,7 +305,7 @@ impl Variant {
         if n == 0 {
             return;
         }
-        assert!(n * m <= SUMS);
+        assert!(n * m <= GEMM_SUMS);
         with_memory(n * m, |sums: &mut [i32]| {
             let sums = sums.as_mut_ptr();
             let packed = w.data[rows.start * w.row_bytes..].as_ptr();
@@ -355,7 +355,7 @@ impl Variant {
         let row_bytes = w.row_bytes();
         let kernel = self.head_kernel(w);
         let y = Shared::new(y);
-        some_rows(pool, rows.len(), |range| {
+        in_shares(pool, rows.len(), FEW_ROWS, |range| {
             with_memory(row_bytes, |row| {
                 for at in range {
                     w.read_row(rows[at] as usize, row);
@@ -445,7 +445,7 @@ impl Variant {
         check_integers(q);
         let codes = |row: usize| head.fine_codes()[row * (cols / 4)..][..cols / 4].as_ptr().cast();
         let upper = Shared::new(upper);
-        some_rows(pool, rows.len(), |range| {
+        in_shares(pool, rows.len(), FEW_ROWS, |range| {
             for at in range {
                 let row = rows[at] as usize;
                 let mut sum = 0;
@@ -520,10 +520,16 @@ pub(super) fn rows_of(x: &[f32], cols: usize) -> usize {
 
 /// Calls `job` once for each row, on the pool when there are several.
 pub(super) fn each_row(pool: &Pool, rows: usize, job: impl Fn(usize) + Sync) {
-    if rows == 1 {
-        job(0);
+    in_shares(pool, rows, 1, |rows| rows.for_each(&job));
+}
+
+/// Calls `job` with ranges that make up 0..total, a share for each thread; here, where there are at most `few`: then a fork-join costs more than
+/// it saves.
+pub(super) fn in_shares(pool: &Pool, total: usize, few: usize, job: impl Fn(Range<usize>) + Sync) {
+    if total <= few {
+        job(0..total);
     } else {
-        pool.run(&|thread| share(rows, 1, thread, pool.threads()).for_each(&job));
+        pool.run(&|thread| job(share(total, 1, thread, pool.threads())));
     }
 }
 
@@ -536,14 +542,4 @@ pub(super) fn in_pieces(pool: &Pool, total: usize, unit: usize, pieces: usize, j
             job(range);
         }
     });
-}
-
-/// Calls `job` with ranges that make up 0..n, on the pool when that is worth waking a thread.
-fn some_rows(pool: &Pool, n: usize, job: impl Fn(Range<usize>) + Sync) {
-    const FEW: usize = 8;
-    if n <= FEW {
-        job(0..n);
-    } else {
-        pool.run(&|thread| job(share(n, 1, thread, pool.threads())));
-    }
 }

@@ -2,15 +2,12 @@
 
 use super::ops::{QuantRows, each_row};
 use super::shared::{Shared, share};
-use super::{ColumnKernel, Variant};
+use super::{COLUMN_SUMS, ColumnKernel, Variant};
 use crate::machine::pool::Pool;
 use crate::model::Ternary;
 
 /// Tokens whose non-zero elements are listed at a time: bounds the lists' memory.
 const BLOCK: usize = 64;
-
-/// Rows whose sums wait on a thread's stack, 10 KiB: whole columns of the published model, since leaps in memory are what costs.
-const SUMS: usize = 2560;
 
 /// The non-zero elements of some vectors, each filled up with zeros to whole groups of four. `room` places a vector.
 #[derive(Default)]
@@ -108,11 +105,11 @@ impl Variant {
         let tile = kernel.packing.rows;
         let stride = data.len() / w.cols;
         let tile_bytes = tile / kernel.packing.weights_per_byte;
-        let most = SUMS / tile;
+        let most = COLUMN_SUMS / tile;
         assert!(most > 0);
         let y = Shared::new(y);
         pool.run(&|thread| {
-            let mut sums = [0i32; SUMS];
+            let mut sums = [0i32; COLUMN_SUMS];
             let share = share(w.rows.div_ceil(tile), 1, thread, pool.threads());
             for first in share.clone().step_by(most) {
                 let tiles = most.min(share.end - first);

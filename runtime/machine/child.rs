@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// Lets the process that `command` will start be killed when the calling thread ends, however it ends: no code of ours runs at SIGKILL,
-/// nor at a signal without a handler. To be started from a thread that lives as long as the child may, which the main thread does.
+/// nor at a signal without a handler. To be started from a thread that lives as long as the child may, which the one that runs the command does.
 pub fn dies_with_us(command: &mut Command) -> &mut Command {
     let parent = std::process::id();
     let ask = move || {

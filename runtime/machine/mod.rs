@@ -10,11 +10,17 @@ pub mod pool;
 use std::panic::resume_unwind;
 use std::thread;
 
+/// Stack of a thread that runs kernels. What std gives follows RUST_MIN_STACK, and the main thread's `ulimit -s`: either could be less than a
+/// kernel takes.
+pub const STACK_BYTES: usize = 2 << 20;
+
 /// The results of both; `there` runs on a thread of its own meanwhile, or after `here` where the system has none to give (which rayon's
 /// `join` panics for). A panic of either goes on in the caller.
 pub fn join<A, B: Send>(here: impl FnOnce() -> A, there: impl Fn() -> B + Sync) -> (A, B) {
     thread::scope(|scope| {
-        let other = thread::Builder::new().spawn_scoped(scope, &there);
+        let other = thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, &there);
         let here = here();
         let there = match other {
             Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
-use super::limits;
+use super::{STACK_BYTES, limits};
 
 /// Looks at the awaited value before parking: some tens of microseconds, longer than the serial gaps of a pass.
 const SPINS: usize = 2000;
@@ -81,6 +81,7 @@ impl Pool {
             let shared = Arc::clone(&shared);
             let spawned = thread::Builder::new()
                 .name(format!("sterna-{index}"))
+                .stack_size(STACK_BYTES)
                 .spawn(move || shared.work(index));
             match spawned {
                 Ok(worker) => workers.push(worker),

@@ -93,13 +93,8 @@ impl CoarseHead {
         w.rows * (coarse_row(w.cols) + fine_row(w.cols))
     }
 
-    /// Codes `w`, row by row, until `cancel` is set.
-    pub fn build(w: &Dense, cancel: &AtomicBool) -> Result<Self, NoCoarseHead> {
-        Self::build_with(w, cancel, |_| ())
-    }
-
-    /// The same; `done` hears of rows that are coded, some at a time.
-    fn build_with(w: &Dense, cancel: &AtomicBool, done: impl Fn(Range<usize>)) -> Result<Self, NoCoarseHead> {
+    /// Codes `w`, row by row, until `cancel` is set. `done` hears of rows that are coded, some at a time.
+    pub fn build(w: &Dense, cancel: &AtomicBool, done: impl Fn(Range<usize>)) -> Result<Self, NoCoarseHead> {
         /// Parts of the head that `done` hears of.
         const PARTS: usize = 16;
         let (rows, cols) = (w.rows, w.cols);
@@ -252,13 +247,8 @@ impl Numbers {
 impl Model {
     /// Codes the output head, for all passes from then on. Passes may run meanwhile.
     ///
-    /// Reads the whole head and allocates [`CoarseHead::bytes_for`] it; for a time when nobody waits.
-    pub fn code_head(&self, cancel: &AtomicBool) -> Result<(), NoCoarseHead> {
-        self.code_head_from(None, cancel)
-    }
-
-    /// The same, but what `kept` has is read from there.
-    pub fn code_head_from(&self, kept: Option<&mut Sidecar>, cancel: &AtomicBool) -> Result<(), NoCoarseHead> {
+    /// Reads the whole head and allocates [`CoarseHead::bytes_for`] it; for a time when nobody waits. What `kept` has is read from there.
+    pub fn code_head(&self, kept: Option<&mut Sidecar>, cancel: &AtomicBool) -> Result<(), NoCoarseHead> {
         let w = &self.embedding;
         if let Some(head) = kept.and_then(|kept| kept.read_head(self)) {
             let _ = self.coarse.set(head);
@@ -266,7 +256,7 @@ impl Model {
         }
         // Few rows will be needed from then on, and those are read from the file. Until then whoever still reads the pages gets them
         // from the page cache.
-        let head = CoarseHead::build_with(w, cancel, |rows| {
+        let head = CoarseHead::build(w, cancel, |rows| {
             self.mapping
                 .release(&w.data[rows.start * w.row_bytes()..rows.end * w.row_bytes()]);
         })?;
@@ -477,7 +467,7 @@ mod tests {
             |i| if i == 0 { 127.0 } else { i as f32 * 0.5 - 16.0 },
         ];
         let weights: Vec<f32> = rows.iter().flat_map(|row| (0..64).map(row)).collect();
-        let head = CoarseHead::build(&dense(&weights, 64, DenseType::F16), &go_on()).unwrap();
+        let head = CoarseHead::build(&dense(&weights, 64, DenseType::F16), &go_on(), |_| ()).unwrap();
         let Numbers {
             scales,
             norms,
@@ -547,8 +537,8 @@ mod tests {
     #[test]
     fn what_has_no_coarse_head_says_why() {
         let plain = dense(&[1.0; 128], 64, DenseType::F16);
-        let refused = |w: &Dense| CoarseHead::build(w, &go_on()).unwrap_err().to_string();
-        assert!(CoarseHead::build(&plain, &go_on()).is_ok());
+        let refused = |w: &Dense| CoarseHead::build(w, &go_on(), |_| ()).unwrap_err().to_string();
+        assert!(CoarseHead::build(&plain, &go_on(), |_| ()).is_ok());
         assert!(refused(&dense(&[1.0; 128], 64, DenseType::Q6K)).contains("Q6K"));
         let long = Dense {
             rows: 1,
@@ -561,7 +551,7 @@ mod tests {
             weights[77] = bad;
             assert!(refused(&dense(&weights, 64, DenseType::F16)).starts_with("row 1 "));
         }
-        let stopped = CoarseHead::build(&plain, &AtomicBool::new(true)).unwrap_err();
+        let stopped = CoarseHead::build(&plain, &AtomicBool::new(true), |_| ()).unwrap_err();
         assert!(matches!(stopped, NoCoarseHead::Stopped));
     }
 }

@@ -44,6 +44,8 @@ pub struct Mapping {
     bytes: Mmap,
     /// `None` for a copy in memory, which nobody else can change.
     watch: Option<Watch>,
+    /// The system keeps the pages in memory.
+    locked: bool,
 }
 
 /// What is needed to notice that the mapped file changed.
@@ -73,7 +75,7 @@ impl Mapping {
         }
         let len = usize::try_from(stamp.0).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         // An empty mapping is refused by the kernel: an empty file is an empty copy.
-        let mapping = if options.mmap && len > 0 {
+        let mut mapping = if options.mmap && len > 0 {
             install_handler()?;
             // SAFETY: the mapping is private and read-only. Other processes may still change the file's content:
             // every reader of these bytes tolerates any value, and `lost` tells that it happened.
@@ -82,6 +84,7 @@ impl Mapping {
             Mapping {
                 bytes,
                 watch: Some(Watch { file, stamp, slot }),
+                locked: false,
             }
         } else {
             let mut bytes = MmapMut::map_anon(len)?;
@@ -89,16 +92,18 @@ impl Mapping {
             Mapping {
                 bytes: bytes.make_read_only()?,
                 watch: None,
+                locked: false,
             }
         };
-        if options.mlock
-            && let Err(error) = mapping.bytes.lock()
-        {
-            tracing::warn!(
-                %error,
-                bytes = len,
-                "cannot lock the model in memory, going on without: in docker, add --cap-add IPC_LOCK --ulimit memlock=-1"
-            );
+        if options.mlock {
+            match mapping.bytes.lock() {
+                Ok(()) => mapping.locked = true,
+                Err(error) => tracing::warn!(
+                    %error,
+                    bytes = len,
+                    "cannot lock the model in memory, going on without: in docker, add --cap-add IPC_LOCK --ulimit memlock=-1"
+                ),
+            }
         }
         Ok(mapping)
     }
@@ -110,6 +115,7 @@ impl Mapping {
         Ok(Mapping {
             bytes: copy.make_read_only()?,
             watch: None,
+            locked: false,
         })
     }
 
@@ -136,6 +142,12 @@ impl Mapping {
             // pages come from the file again, with the same bytes. A refusal (locked pages) leaves them where they are.
             unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
         }
+    }
+
+    /// Bytes that stay in memory whatever is released: all of a copy, and of locked pages. Others the system can drop.
+    pub fn pinned_bytes(&self) -> u64 {
+        let pinned = self.locked || !self.is_mapped();
+        if pinned { self.bytes.len() as u64 } else { 0 }
     }
 
     /// True when the bytes are the file's own pages, not a copy.
@@ -362,6 +374,23 @@ mod tests {
         file.as_file().set_len(0).unwrap();
         assert_eq!(mapping.as_ref(), [7; LEN]);
         assert!(!mapping.lost() && !mapping.is_mapped());
+        assert_eq!(mapping.pinned_bytes(), LEN as u64);
+    }
+
+    #[test]
+    fn what_is_locked_stays_in_memory_and_counts() {
+        let (file, mapping) = file();
+        assert_eq!(mapping.pinned_bytes(), 0);
+        let options = MapOptions {
+            mmap: true,
+            mlock: true,
+        };
+        let locked = Mapping::open(file.path(), options).unwrap();
+        // A system that grants no locked memory says so in a warning.
+        let pinned = if locked.locked { LEN as u64 } else { 0 };
+        assert_eq!(locked.pinned_bytes(), pinned);
+        locked.release(locked.as_ref());
+        assert_eq!(locked.as_ref(), [7; LEN]);
     }
 
     #[test]

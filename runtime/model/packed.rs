@@ -217,17 +217,9 @@ impl Model {
     /// Reads the whole file and allocates [`Model::repacked_bytes`], a group of matrices at a time, whose pages of the file are given
     /// back before the next one: both forms of the whole model are never in memory together. For a time when nobody waits. Stops
     /// where it is when `cancel` is set, or on an error; what was re-packed by then stays.
-    pub fn repack(&self, layout: &Layout, cancel: &AtomicBool) -> Result<(), RepackError> {
-        self.repack_from(None, layout, cancel)
-    }
-
-    /// The same, but what `kept` has is read from there: it was checked when it was made.
-    pub fn repack_from(
-        &self,
-        kept: Option<&mut Sidecar>,
-        layout: &Layout,
-        cancel: &AtomicBool,
-    ) -> Result<(), RepackError> {
+    ///
+    /// What `kept` has is read from there: it was checked when it was made.
+    pub fn repack(&self, kept: Option<&mut Sidecar>, layout: &Layout, cancel: &AtomicBool) -> Result<(), RepackError> {
         /// Much more than the huge page that the end of a group wastes, much less than a model.
         const GROUP_BYTES: usize = 64 << 20;
         self.repack_in_groups(kept, layout, GROUP_BYTES, cancel)
@@ -391,7 +383,7 @@ mod tests {
     fn a_group_that_is_not_ternary_or_not_wanted_leaves_those_before_it() {
         let count = |model: &Model| model.matrices().filter(|(_, w)| w.repacked().is_some()).count();
         let (model, _) = small_model().load().unwrap();
-        model.repack(&PACKING.into(), &AtomicBool::new(true)).unwrap();
+        model.repack(None, &PACKING.into(), &AtomicBool::new(true)).unwrap();
         assert_eq!(count(&model), 0);
 
         let mut writer = small_model();
@@ -418,7 +410,7 @@ mod tests {
             0,
             "nothing is re-packed"
         );
-        model.repack(&PACKING.into(), &go_on).unwrap();
+        model.repack(None, &PACKING.into(), &go_on).unwrap();
         let expected = |packing: Packing| {
             let mut out = vec![0; packing.bytes(down).unwrap()];
             packing.pack(down, &mut out).unwrap();

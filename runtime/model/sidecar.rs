@@ -1,6 +1,6 @@
 //! Re-packed weights and the coded head in a file of a cache folder, so that a restart reads them instead of making them again.
 //!
-//! The file is `KEY.sterna`, where KEY is a checksum of the layouts and of all shapes and scales: `MAGIC`, KEY, whose it is, an [`Entry`] for
+//! The file is `KEY.sterna`, where KEY is a checksum of the layouts and of all shapes and scales: `MAGIC`, KEY, whose it is, an `Entry` for
 //! each matrix and one for the head, a checksum of all this, then what was made, each at a cache line. Numbers are little-endian u64. There
 //! are no offsets or lengths to believe: they follow from the model. What was made counts when its bytes have their checksum, and the bytes of
 //! the model file that it was made from have theirs; everything else is made again, and the file replaced.

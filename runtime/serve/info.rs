@@ -14,6 +14,7 @@ use super::body::json_response;
 use super::error::ApiError;
 use super::state::{App, Loaded, Phase};
 use crate::engine::kv::KvCache;
+use crate::model::Layer;
 
 /// Paths that need no API key: orchestrators probe them.
 pub const OPEN_PATHS: &[&str] = &[
@@ -167,17 +168,17 @@ async fn model_info(State(app): State<Arc<App>>) -> Response {
         info["model_path"] = json!(loaded.path);
         info["model_ready"] = true.into();
         info["model_size_gb"] = gigabytes(loaded.bytes).into();
-        info["memory_efficiency"] = if loaded
-            .model
-            .layers
-            .iter()
-            .any(|layer| layer.ffn_up.repacked().is_some())
-        {
-            "weights are re-packed for this CPU in memory; the pages of the file are given back"
-        } else if loaded.model.mapping.is_mapped() {
-            "weights are mapped from the file and shared between processes"
-        } else {
-            "weights are a private copy in memory"
+        let repacked = |layer: &Layer| layer.ffn_up.repacked().is_some();
+        let mapping = &loaded.model.mapping;
+        info["memory_efficiency"] = match loaded.model.layers.iter().any(repacked) {
+            true if mapping.pinned_bytes() == 0 => {
+                "weights are re-packed for this CPU in memory; the pages of the file are given back"
+            }
+            true => {
+                "weights are re-packed for this CPU in memory, beside the file, which is kept there as was asked for"
+            }
+            false if mapping.is_mapped() => "weights are mapped from the file and shared between processes",
+            false => "weights are a private copy in memory",
         }
         .into();
         info["parallel"] = loaded.engine.config().parallel.into();

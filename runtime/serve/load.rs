@@ -41,32 +41,33 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     let trained = model.config.context;
     let context = settings.context.unwrap_or(trained).min(trained);
     let bytes = model.mapping.as_ref().as_ref().len() as u64;
+    let sizes = |parallel| EngineConfig {
+        threads: app.threads,
+        context,
+        parallel,
+        queue: settings.queue,
+        batch: settings.batch,
+        speculation: settings.speculation,
+        cache: settings.cache,
+    };
     let parallel = match settings.parallel {
         Parallel::Exactly(n) => n,
         Parallel::AtMost(n) => {
             let sequence_bytes = KvCache::bytes(&model.config, settings.cache, context);
-            n.min(sequences_that_fit(Limits::read().memory_bytes, bytes, sequence_bytes))
+            let other_bytes = bytes.saturating_add(sizes(n).buffer_bytes(&model.config));
+            n.min(sequences_that_fit(
+                Limits::read().memory_bytes,
+                other_bytes,
+                sequence_bytes,
+            ))
         }
     };
     let model = Arc::new(model);
-    let engine = Engine::start(
-        model.clone(),
-        tokenizer.clone(),
-        app.kernels,
-        EngineConfig {
-            threads: app.threads,
-            context,
-            parallel,
-            queue: settings.queue,
-            batch: settings.batch,
-            speculation: settings.speculation,
-            cache: settings.cache,
-        },
-    )
-    .map_err(|error| match error {
-        StartError::Memory(_) => ServeError::Config(error.to_string()),
-        StartError::Cache(error) | StartError::Thread(error) => ServeError::System(error),
-    })?;
+    let engine =
+        Engine::start(model.clone(), tokenizer.clone(), app.kernels, sizes(parallel)).map_err(|error| match error {
+            StartError::Memory(_) => ServeError::Config(error.to_string()),
+            StartError::Cache(error) | StartError::Thread(error) => ServeError::System(error),
+        })?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let id = settings.alias.clone().unwrap_or_else(|| stem.clone());
@@ -85,27 +86,26 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     })
 }
 
-/// Sequences whose caches fit into memory beside the model's pages, at least one. The pages could be dropped and read
+/// Sequences whose caches fit into memory beside the model's pages and the buffers of a pass, at least one. The pages could be dropped and read
 /// again, but then each token would read them again. A limit that nobody knows limits nothing.
-fn sequences_that_fit(limit_bytes: Option<u64>, model_bytes: u64, sequence_bytes: u64) -> usize {
+fn sequences_that_fit(limit_bytes: Option<u64>, other_bytes: u64, sequence_bytes: u64) -> usize {
     let Some(limit_bytes) = limit_bytes else {
         return usize::MAX;
     };
-    let fits = limit_bytes.saturating_sub(model_bytes) / sequence_bytes.max(1);
+    let fits = limit_bytes.saturating_sub(other_bytes) / sequence_bytes.max(1);
     usize::try_from(fits).unwrap_or(usize::MAX).max(1)
 }
 
 /// Does what could wait until the first answers can be given, at the lowest priority, since the cores belong to them.
 pub fn finish(app: &App, loaded: &Loaded) -> Result<(), ServeError> {
     limits::run_when_idle();
-    let sequences = loaded.engine.config().parallel as u64;
-    let caches = KvCache::bytes(&loaded.model.config, app.settings.cache, loaded.context).saturating_mul(sequences);
+    let other_bytes = loaded.engine.config().memory_bytes(&loaded.model.config);
     let (repack, never) = (app.settings.repack, AtomicBool::new(false));
     let cache = app.settings.cache_dir.clone().map(|dir| CacheDir {
         dir,
         model: loaded.path.clone(),
     });
-    let prepared = background::prepare(&loaded.model, app.kernels, repack, cache.as_ref(), caches, &never);
+    let prepared = background::prepare(&loaded.model, app.kernels, repack, cache.as_ref(), other_bytes, &never);
     prepared.map_err(|reason| ServeError::InvalidModel(format!("{}: {reason}", loaded.path.display())))
 }
 

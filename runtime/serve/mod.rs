@@ -34,6 +34,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::background;
 use crate::kernels;
+use crate::machine::STACK_BYTES;
 use crate::machine::cpu::Machine;
 use crate::machine::limits::Threads;
 use crate::model::Model;
@@ -210,6 +211,7 @@ fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<Result<(), ServeE
     let (ended, receiver) = oneshot::channel();
     std::thread::Builder::new()
         .name("loader".to_owned())
+        .stack_size(STACK_BYTES)
         .spawn(move || match load_and_finish(&app) {
             Ok(model) => {
                 let kernels = app.kernels;

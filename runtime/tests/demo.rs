@@ -83,7 +83,7 @@ impl Way {
             if self.columns {
                 layout.down = vec![kernels.column_packing(); model.layers.len()];
             }
-            model.repack(&layout, &AtomicBool::new(false)).unwrap();
+            model.repack(None, &layout, &AtomicBool::new(false)).unwrap();
         }
         (model, kernels)
     }

@@ -42,7 +42,7 @@ impl StreamDecoder {
                     break;
                 }
                 Err(error) => {
-                    let (valid, rest) = self.bytes[at..].split_at(error.valid_up_to());
+                    let valid = &self.bytes[at..at + error.valid_up_to()];
                     self.held.push_str(&String::from_utf8_lossy(valid));
                     at += valid.len();
                     match error.error_len() {
@@ -51,7 +51,7 @@ impl StreamDecoder {
                             at += invalid;
                         }
                         None => {
-                            self.bytes = rest.to_vec();
+                            self.bytes.drain(..at);
                             break;
                         }
                     }
@@ -86,11 +86,10 @@ impl StreamDecoder {
             let end = &self.held[at..];
             self.stops.iter().any(|stop| stop.starts_with(end))
         });
-        let held = self.held.split_off(open.unwrap_or(self.held.len()));
-        Piece {
-            text: std::mem::replace(&mut self.held, held),
-            stopped: false,
-        }
+        let certain = open.unwrap_or(self.held.len());
+        let text = self.held[..certain].to_owned();
+        self.held.drain(..certain);
+        Piece { text, stopped: false }
     }
 }
 

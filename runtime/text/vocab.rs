@@ -90,9 +90,10 @@ impl Vocab {
         let start = self.bytes.len();
         let encoded = self.kinds[id as usize] == Kind::Normal && decode_into(text, &mut self.bytes);
         if !encoded {
-            std::str::from_utf8(text).map_err(|_| TokenizerError::NotUtf8(id))?;
             self.bytes.truncate(start);
             self.bytes.extend_from_slice(text);
+            // In the copy: the mapped file may change at any time.
+            std::str::from_utf8(&self.bytes[start..]).map_err(|_| TokenizerError::NotUtf8(id))?;
             if self.kinds[id as usize] == Kind::Normal {
                 self.kinds[id as usize] = Kind::Literal;
             }

@@ -72,7 +72,7 @@ fn repacked_weights_do_not_change_a_bit() {
         };
         check(&mut forward, 0..3);
         if let Some(packing) = kernels.packing() {
-            model.repack(&packing.into(), &AtomicBool::new(false)).unwrap();
+            model.repack(None, &packing.into(), &AtomicBool::new(false)).unwrap();
             assert!(
                 model.matrices().all(|(_, w)| w.repacked().is_some()),
                 "the test's shapes are whole tiles"
@@ -94,7 +94,7 @@ fn skipped_columns_do_not_change_a_bit() {
             let model = testing::model();
             let down = vec![None, Some(columns)];
             let layout = Layout { rows: rows_order, down };
-            model.repack(&layout, &AtomicBool::new(false)).unwrap();
+            model.repack(None, &layout, &AtomicBool::new(false)).unwrap();
             assert_eq!(model.layers[1].ffn_down.repacked().unwrap().packing, columns);
             let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
             let mut forward = Forward::new(model, kernels, threads);
@@ -116,7 +116,7 @@ fn layouts_that_change_between_passes_do_not_change_a_bit() {
     let go_on = AtomicBool::new(false);
     for (kernels, by_rows, columns) in testing::skipping() {
         let model = testing::model();
-        model.repack(&by_rows.into(), &go_on).unwrap();
+        model.repack(None, &by_rows.into(), &go_on).unwrap();
         let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
         let mut forward = Forward::new(model.clone(), kernels, 2);
         for (position, &token) in TOKENS.iter().enumerate() {
@@ -142,7 +142,7 @@ fn layouts_that_change_within_passes_do_not_change_a_bit() {
         };
         let model = testing::model();
         let stop = AtomicBool::new(false);
-        model.repack(&packing.into(), &stop).unwrap();
+        model.repack(None, &packing.into(), &stop).unwrap();
         let mut changes = 0;
         std::thread::scope(|scope| {
             let changing = scope.spawn(|| {
@@ -219,6 +219,30 @@ fn logits_only_where_they_are_wanted() {
     let output = forward.pass(&mut caches, &rows).unwrap();
     assert_eq!(output.logits(2).unwrap().all(), expected[2]);
     assert_eq!(output.logits(8).unwrap().all(), expected[8]);
+    assert_eq!(
+        forward.scratch.kept,
+        [2, 8],
+        "no other row goes through all of the last layer"
+    );
+    assert_eq!(forward.head().whole_rows(), 2);
+    forward.count(&mut caches, &rows).unwrap();
+    assert_eq!(forward.head().whole_rows(), 2, "nor through the head");
+}
+
+#[test]
+fn buffers_stay_within_their_bound() {
+    let model = testing::model();
+    let mut caches = [KvCache::new(&model.config, CacheTypes::default(), 9)];
+    let mut forward = Forward::new(model.clone(), testing::kernels(), 1);
+    forward.pass(&mut caches, &rows(0, 0, &TOKENS)).unwrap();
+    let s = &forward.scratch;
+    let floats = [&s.x, &s.q, &s.k, &s.v, &s.mixed, &s.gate, &s.up, &s.cos, &s.sin];
+    let bytes = floats.iter().map(|buffer| 4 * buffer.len()).sum::<usize>() + s.quant.q.len();
+    let bound = |rows| buffer_bytes(&model.config, 0, rows, 0);
+    assert!(
+        (bound(TOKENS.len() - 1)..=bound(TOKENS.len())).contains(&(bytes as u64)),
+        "{bytes}"
+    );
 }
 
 #[test]

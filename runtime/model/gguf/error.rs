@@ -66,7 +66,7 @@ pub enum GgufError {
     #[error("tensor {0} occurs twice: the file is damaged")]
     DuplicateTensor(String),
     /// `general.alignment` cannot be an alignment.
-    #[error("general.alignment is {0}, not a power of two up to 1048576: the file is damaged")]
+    #[error("general.alignment is {0}, not a power of two from 8 to 1048576: the file is damaged")]
     Alignment(u32),
     /// A tensor without dimensions, or with a zero or absurd one.
     #[error("tensor {name} has the impossible shape {dims:?}: the file is damaged")]

@@ -34,6 +34,8 @@ const NAME_MAX: u64 = 1 << 10;
 const TEXT_MAX: u64 = 1 << 20;
 /// Most dimensions of a tensor.
 const DIMS_MAX: u32 = 4;
+/// Least alignment, by the format: elements of every encoding are aligned where their tensor is.
+const ALIGNMENT_MIN: u32 = 8;
 /// Largest alignment.
 const ALIGNMENT_MAX: u32 = 1 << 20;
 
@@ -101,7 +103,7 @@ impl Gguf {
             tensor_index: HashMap::new(),
         };
         if let Some(alignment) = gguf.get::<u32>("general.alignment")? {
-            if !alignment.is_power_of_two() || alignment > ALIGNMENT_MAX {
+            if !alignment.is_power_of_two() || !(ALIGNMENT_MIN..=ALIGNMENT_MAX).contains(&alignment) {
                 return Err(GgufError::Alignment(alignment));
             }
             gguf.alignment = alignment;
@@ -281,10 +283,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn string(&mut self, what: &'static str, max: u64) -> Result<&'a str, GgufError> {
+    /// Checked in a copy: whoever has the mapped file open could make something else of it after a check in place.
+    fn string(&mut self, what: &'static str, max: u64) -> Result<String, GgufError> {
         let at = self.at as u64;
         let len = self.count(what, max)?;
-        std::str::from_utf8(self.take(what, len)?).map_err(|_| GgufError::NotUtf8 { what, at })
+        let copy = self.take(what, len)?.to_vec();
+        String::from_utf8(copy).map_err(|_| GgufError::NotUtf8 { what, at })
     }
 
     fn magic_and_version(&mut self) -> Result<u32, GgufError> {
@@ -301,10 +305,10 @@ impl<'a> Reader<'a> {
     }
 
     fn entry(&mut self, file: &Bytes) -> Result<(String, ValueType, Value), GgufError> {
-        let key = self.string("a key", NAME_MAX)?.to_owned();
+        let key = self.string("a key", NAME_MAX)?;
         let kind = self.value_type(&key)?;
         let value = match kind {
-            ValueType::String => Value::String(self.string("a text value", TEXT_MAX)?.to_owned()),
+            ValueType::String => Value::String(self.string("a text value", TEXT_MAX)?),
             ValueType::Array => Value::Array(self.array(&key, file)?),
             scalar => {
                 let size = scalar.size().expect("scalars have a size");
@@ -350,7 +354,7 @@ impl<'a> Reader<'a> {
     }
 
     fn tensor(&mut self, bitnet: bool) -> Result<TensorInfo, GgufError> {
-        let name = self.string("a tensor name", NAME_MAX)?.to_owned();
+        let name = self.string("a tensor name", NAME_MAX)?;
         let n = self.u32("a tensor")?;
         if n > DIMS_MAX {
             return Err(GgufError::TooMany {

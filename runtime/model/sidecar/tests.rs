@@ -67,8 +67,8 @@ fn prepare_as(cache: &CacheDir, kernels: &str, writer: &Writer, down: Option<Pac
         rows: ROWS,
         down: vec![down],
     });
-    model.repack_from(Some(&mut sidecar), &layout, &go_on).unwrap();
-    model.code_head_from(Some(&mut sidecar), &go_on).unwrap();
+    model.repack(Some(&mut sidecar), &layout, &go_on).unwrap();
+    model.code_head(Some(&mut sidecar), &go_on).unwrap();
     sidecar.keep(&model, &layout, &go_on);
     let down_packing = model.layers[0].ffn_down.repacked().unwrap().packing;
     assert_eq!(down_packing, down.unwrap_or(ROWS));
@@ -287,10 +287,10 @@ fn what_is_not_finished_is_not_kept() {
     let (model, _) = writer(false).load().unwrap();
     let (stop, layout) = (AtomicBool::new(true), ROWS.into());
     let mut sidecar = Sidecar::open(&cache(dir.path()), KERNELS, &model, ROWS, None);
-    model.repack_from(Some(&mut sidecar), &layout, &stop).unwrap();
+    model.repack(Some(&mut sidecar), &layout, &stop).unwrap();
     sidecar.keep(&model, &layout, &AtomicBool::new(false));
     assert_eq!(files(dir.path()), [] as [PathBuf; 0]);
-    model.repack(&layout, &AtomicBool::new(false)).unwrap();
+    model.repack(None, &layout, &AtomicBool::new(false)).unwrap();
     sidecar.keep(&model, &layout, &stop);
     assert_eq!(files(dir.path()), [] as [PathBuf; 0]);
 
@@ -300,7 +300,7 @@ fn what_is_not_finished_is_not_kept() {
     let without = len(dir.path());
     let mut sidecar = Sidecar::open(&cache(dir.path()), KERNELS, &model, ROWS, None);
     assert!(sidecar.read_head(&model).is_none() && sidecar.complete().is_some());
-    model.code_head(&AtomicBool::new(false)).unwrap();
+    model.code_head(None, &AtomicBool::new(false)).unwrap();
     sidecar.keep(&model, &layout, &AtomicBool::new(false));
     assert!(len(dir.path()) > without + 259 * 128);
 }

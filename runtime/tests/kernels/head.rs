@@ -99,7 +99,7 @@ fn coarse_logits_equal_the_reference_and_hold_the_exact_ones() {
                 if case == 2 {
                     x.iter_mut().for_each(|x| *x = x.signum());
                 }
-                let head = CoarseHead::build(&w, &AtomicBool::new(false)).unwrap();
+                let head = CoarseHead::build(&w, &AtomicBool::new(false), |_| ()).unwrap();
                 each(|variant, pool| check_coarse(variant, pool, &head, &w, &x));
             }
         }
