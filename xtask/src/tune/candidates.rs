@@ -214,7 +214,13 @@ mod tests {
                     target.name
                 );
             }
-            templates.render(&plan).unwrap();
+            for unit in templates.render(&plan).unwrap() {
+                let mut defined = BTreeSet::new();
+                let functions = unit.source.lines().filter(|line| line.starts_with("static void tile_"));
+                for name in functions.filter_map(|line| line.split('(').next()) {
+                    assert!(defined.insert(name), "{}: {name} twice", unit.path.display());
+                }
+            }
         }
     }
 
