@@ -9,7 +9,7 @@
 // acc += x in 16 lanes of i16, in place and in this order: gcc 12 adds the products of several fields to one another first, and
 // keeps them on the stack meanwhile.
 #define ADD16(acc, x) __asm__("vpaddw %1, %0, %0" : "+x"(acc) : "x"(x))
-{% for rows in [mr, 1] %}{% for tokens in range(start=1, end=nr + 1) %}
+{% for rows in [mr, 1] | unique %}{% for tokens in range(start=1, end=nr + 1) %}
 static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                      size_t cols, int32_t *restrict y, size_t y_stride) {
     const __m256i three = _mm256_set1_epi8(3), one = _mm256_set1_epi16(1);

@@ -5,7 +5,7 @@
 // Overflow: 8 * 3 * 128 a block and lane; the renderer bounds cols (by the wider sums of the GEMV).
 {% include "prelude.h" %}
 {% include "avx512.h" %}
-{% for rows in [mr, 1] %}{% for tokens in range(start=1, end=nr + 1) %}
+{% for rows in [mr, 1] | unique %}{% for tokens in range(start=1, end=nr + 1) %}
 static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                      size_t cols, int32_t *restrict y, size_t y_stride) {
     const __m512i three = _mm512_set1_epi8(3);

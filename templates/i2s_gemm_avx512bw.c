@@ -7,7 +7,7 @@
 
 // acc += x in 32 lanes of i16, in place and in this order, as in i2s_gemm_avx2.c.
 #define ADD16(acc, x) __asm__("vpaddw %1, %0, %0" : "+v"(acc) : "v"(x))
-{% for rows in [mr, 1] %}{% for tokens in range(start=1, end=nr + 1) %}
+{% for rows in [mr, 1] | unique %}{% for tokens in range(start=1, end=nr + 1) %}
 static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                      size_t cols, int32_t *restrict y, size_t y_stride) {
     const __m512i three = _mm512_set1_epi8(3), one = _mm512_set1_epi16(1);

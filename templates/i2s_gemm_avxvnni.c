@@ -6,7 +6,7 @@
 {% include "prelude.h" %}
 {% include "avx2.h" %}
 {% include "avxvnni.h" %}
-{% for rows in [mr, 1] %}{% for tokens in range(start=1, end=nr + 1) %}
+{% for rows in [mr, 1] | unique %}{% for tokens in range(start=1, end=nr + 1) %}
 static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                      size_t cols, int32_t *restrict y, size_t y_stride) {
     const __m256i three = _mm256_set1_epi8(3);

@@ -17,7 +17,7 @@ static inline uint8x16_t codes(const uint8_t *a, const uint8_t *b) {
 static inline int8x16_t activations(const int8_t *a, const int8_t *b) {
     return vcombine_s8(vld1_s8(a), vld1_s8(b));
 }
-{% for rows in [mr, 1] %}{% for tokens in range(start=1, end=nr + 1) %}
+{% for rows in [mr, 1] | unique %}{% for tokens in range(start=1, end=nr + 1) %}
 static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                      size_t cols, int32_t *restrict y, size_t y_stride) {
     const uint8x16_t three = vdupq_n_u8(3);

@@ -3,7 +3,7 @@
 // Layout and overflow as in i2s_gemv_neon.c. The tile is {{ mr }} rows x {{ nr }} tokens.
 {% include "prelude.h" %}
 #include <arm_neon.h>
-{% for rows in [mr, 1] %}{% for tokens in range(start=1, end=nr + 1) %}
+{% for rows in [mr, 1] | unique %}{% for tokens in range(start=1, end=nr + 1) %}
 static void tile_{{ rows }}x{{ tokens }}(const uint8_t *restrict w, const int8_t *restrict x, const int32_t *restrict x_sums,
                      size_t cols, int32_t *restrict y, size_t y_stride) {
     const uint8x16_t three = vdupq_n_u8(3);

@@ -1,5 +1,7 @@
 //! TargetSpec -> [`KernelPlan`]: every knob with its formula, the inputs it was computed from, and the reason.
 
+mod knobs;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -91,14 +93,6 @@ pub enum PlanError {
     },
 }
 
-/// What to assume where the target does not say. A small L2, since a block that is too small costs a few percent and
-/// one that is too large costs the cache.
-const DEFAULT_L2: u64 = 256 << 10;
-const DEFAULT_L1D: u64 = 32 << 10;
-const DEFAULT_LINE: u64 = 64;
-/// Columns of most matrices of the published 2B model; the longest have 6912.
-const TYPICAL_COLS: u64 = 2560;
-
 impl KernelPlan {
     /// Plans the kernels of `target`: a pure function of it.
     pub fn new(target: &TargetSpec) -> Result<Self, PlanError> {
@@ -161,7 +155,7 @@ impl VariantPlan {
             candidate: None,
             features: isa.features().to_vec(),
             kernels,
-            knobs: knobs(isa, target),
+            knobs: knobs::of(isa, target),
         };
         if let Some(tuned) = &target.tuned {
             for (name, new) in tuned.levels.get(isa.name()).into_iter().flatten() {
@@ -205,6 +199,7 @@ impl VariantPlan {
             "mr" => (1..=16).contains(&value),
             "nr" => (1..=64).contains(&value),
             "prefetch_bytes" | "packed_prefetch_bytes" | "kv_prefetch_bytes" => value <= 1 << 20,
+            "piece_bytes" => (1 << 12..=1 << 24).contains(&value),
             "weight_block_bytes" => (1 << 10..=1 << 30).contains(&value),
             "token_block" => (1..=512).contains(&value),
             "tables" => matches!(value, 8 | 16),
@@ -240,220 +235,6 @@ impl VariantPlan {
     pub fn knob(&self, name: &str) -> u64 {
         let knob = self.knobs.iter().find(|k| k.name == name);
         knob.unwrap_or_else(|| panic!("no knob named {name}")).value
-    }
-}
-
-/// Token tables of `token_lut.h`: 81 sums of four activations for 32 tokens.
-const TABLE_BYTES: u64 = 81 * 64;
-
-/// GEMM register tile (weight rows x tokens) of a level: as many i32 accumulators as leave registers for the
-/// weights of a step and one activation vector.
-fn tile(isa: Isa) -> (u64, u64, &'static str) {
-    match isa {
-        Isa::Avx512vnni | Isa::Avx512vbmi => (
-            4,
-            6,
-            "24 of 32 zmm accumulate, 4 hold codes, 1 activations, 3 masks and shifts",
-        ),
-        Isa::Avx512 => (
-            4,
-            4,
-            "16 of 32 zmm accumulate (16 bit), 4 hold codes, 1 activations, 1 products, 4 constants and shifts",
-        ),
-        Isa::Avxvnni => (2, 6, "12 of 16 ymm accumulate, 2 hold codes, 1 activations, 1 the mask"),
-        Isa::Avx2 => (
-            2,
-            4,
-            "8 of 16 ymm accumulate (16 bit), 2 hold codes, 1 activations, 2 constants",
-        ),
-        Isa::Neon => (
-            2,
-            4,
-            "16 of 32 q registers accumulate (16 and 32 bit), 4 hold codes, 2 activations",
-        ),
-        Isa::Dotprod => (4, 4, "16 of 32 q registers accumulate, 4 hold codes, 4 activations"),
-        Isa::I8mm => (
-            8,
-            8,
-            "16 of 32 q registers accumulate 2 x 2 sums each, 4 hold bytes, 4 codes, 4 activations",
-        ),
-        Isa::Baseline => (1, 4, "the portable kernel decodes a row once for four tokens"),
-    }
-}
-
-/// Attention tile of a level: f32 accumulators, beside one vector or row of vectors of keys or values, and one broadcast.
-fn attention_knobs(isa: Isa) -> [Knob; 2] {
-    let (heads, panel) = match isa.f32_lanes() {
-        16 => (4, 64),
-        4 if isa == Isa::Baseline => (2, 16),
-        _ => (4, 16),
-    };
-    [
-        Knob {
-            name: "heads_tile",
-            value: heads,
-            formula: format!("{heads} query heads, from the registers of {}", isa.name()),
-            reason: "heads that share a KV head take their products from one conversion of a key or value",
-        },
-        Knob {
-            name: "kv_panel",
-            value: panel,
-            formula: format!("{panel} columns, from the registers of {}", isa.name()),
-            reason: "columns of cached keys and values that lie together: as wide as the attention's tile, so that it reads one \
-                     linear stream. Measured on Zen 4: a tile of a quarter of the panel halves the speed",
-        },
-    ]
-}
-
-fn knobs(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
-    // A cache that two hardware threads share counts by half for each of them.
-    let l2_share = target
-        .cache
-        .l2
-        .as_ref()
-        .map(|c| c.bytes / u64::from(c.sharers.unwrap_or(1).max(1)));
-    let (l2, l2_from) = size(l2_share, DEFAULT_L2);
-    let (mr, nr, tile_reason) = tile(isa);
-    let l1d_share = target
-        .cache
-        .l1d
-        .as_ref()
-        .map(|c| c.bytes / u64::from(c.sharers.unwrap_or(1).max(1)));
-    let (l1d, l1d_from) = size(l1d_share, DEFAULT_L1D);
-    // GEMM by token_lut.h, where nothing multiplies and adds bytes in one instruction.
-    let by_tables = matches!(isa, Isa::Avx2 | Isa::Avx512);
-    let (token_block, token_block_formula) = if by_tables {
-        (128, "4 tiles of 32 tokens".to_owned())
-    } else {
-        (nr * 4, format!("4 x nr {nr}"))
-    };
-    let (line, line_from) = size(target.cache.line_bytes.map(u64::from), DEFAULT_LINE);
-    // Not measured with AVX-VNNI, whose kernels read as AVX2's do.
-    let ahead = if matches!(isa, Isa::Avx2 | Isa::Avxvnni) { 32 } else { 4 };
-    let mut knobs = vec![
-        Knob {
-            name: "mr",
-            value: mr,
-            formula: format!("{mr} weight rows, from the registers of {}", isa.name()),
-            reason: tile_reason,
-        },
-        Knob {
-            name: "nr",
-            value: nr,
-            formula: format!("{nr} tokens, from the registers of {}", isa.name()),
-            reason: tile_reason,
-        },
-        Knob {
-            name: "prefetch_bytes",
-            value: ahead * line,
-            formula: format!("{ahead} x line {line} ({line_from})"),
-            reason: "decode from the file's pages reads each weight once, as one linear stream a thread that the hardware \
-                     prefetcher brings to L2: the software prefetch hides the way from there. Measured on Zen 4 under a \
-                     hypervisor: 4 lines ahead gave 1.5 times the speed of none; 8 KiB ahead, over 4 KiB pages, gave none. On \
-                     Zen 3 I2_S and an F16 head together took 0.90 of the speed with 4 lines, and 1.02 to 1.04 with 32, that they \
-                     had with 16",
-        },
-        Knob {
-            name: "weight_block_bytes",
-            value: l2 / 2,
-            formula: format!("L2 share {l2} ({l2_from}) / 2"),
-            reason: "prefill passes a block of weight rows once a token tile: half of L2 keeps it there, the other \
-                     half holds activations and sums",
-        },
-        Knob {
-            name: "token_block",
-            value: token_block,
-            formula: token_block_formula,
-            reason: "tokens a GEMM call handles: bounds the sums that wait for rescaling, and amortises the call, for tables \
-                     the recoding of weights to numbers of entries",
-        },
-        Knob {
-            name: "gemm_rows",
-            value: if by_tables { 1280 } else { 0 },
-            formula: if by_tables {
-                "1280 rows: numbers of entries, sums and results of 1.5 MiB in all"
-            } else {
-                "0: weight_block_bytes decides"
-            }
-            .to_owned(),
-            reason: "rows that a GEMM call of table_tokens or more should have even where their weights exceed \
-                     weight_block_bytes: a token table costs as much to build as the additions of 110 rows, and is built once \
-                     for all of a call. Measured on Zen 3, 320, 640, 1280 and 1728 rows: 158, 172, 194 and 198 GMAC/s",
-        },
-        Knob {
-            name: "table_tokens",
-            value: if by_tables { 25 } else { 0 },
-            formula: if by_tables {
-                "25 of the 32 tokens of a table"
-            } else {
-                "0: no tables"
-            }
-            .to_owned(),
-            reason: "tokens from which a table pays: it costs the same for fewer. Measured on Zen 3: 1.11 ms of tables take the \
-                     place of 0.045 ms a token",
-        },
-    ];
-    if by_tables {
-        let (l1d, l1d_from) = size(target.cache.l1d.as_ref().map(|c| c.bytes), DEFAULT_L1D);
-        let fits = 16 * TABLE_BYTES <= l1d;
-        knobs.push(Knob {
-            name: "tables",
-            value: if fits { 16 } else { 8 },
-            formula: format!(
-                "16 tables of {TABLE_BYTES} bytes {} in L1d {l1d} ({l1d_from})",
-                if fits { "fit" } else { "do not fit" }
-            ),
-            reason: "token tables at a time: more of them pass the rows' sums through L1d less often. 8 are worth their place \
-                     even in 32 KiB. Measured on Zen 3 (32 KiB): 16 cost 12 %",
-        });
-    }
-    if isa.packing().is_some() {
-        // Accumulators that leave registers for codes, activations and constants: one a token, on Arm more.
-        let most = match isa {
-            Isa::Avx512vbmi | Isa::Avx512vnni => 16,
-            Isa::Avxvnni | Isa::Avx512 => 10,
-            // Sums of 16 rows take 2 of 16 ymm registers.
-            Isa::Avx2 => 6,
-            // Sums of 8 rows in 16 bits take 4 of 32 q registers; in 32 bits two, and those of two tokens by SMMLA four.
-            Isa::Neon => 6,
-            _ => 8,
-        };
-        let unit = match isa.arch() {
-            Arch::X86_64 => "registers",
-            Arch::Aarch64 => "tokens, by registers",
-        };
-        knobs.push(Knob {
-            name: "packed_tokens",
-            value: (l1d / TYPICAL_COLS).clamp(4, most),
-            formula: format!("L1d share {l1d} ({l1d_from}) / {TYPICAL_COLS} columns, 4 to {most} {unit}"),
-            reason: "tokens that share an unpacked chunk of weights: their activations stay in L1d while a block of \
-                     weights passes, and each has an accumulator",
-        });
-    }
-    knobs.push(Knob {
-        name: "packed_prefetch_bytes",
-        value: 32 * line,
-        formula: format!("32 x line {line} ({line_from})"),
-        reason: "re-packed weights and the coarse head lie in huge pages, so that the way may be long. Measured on Zen 3, one token, \
-                 GB/s where reading alone reaches 17: 13 with none, 15 with 4 lines, 18.5 with 32 and more. On Zen 4 with 8 \
-                 tokens, as parts of the speed from L2: 0.70 with none, 0.83 with 4 lines, 0.99 with 16 and more",
-    });
-    knobs.extend(attention_knobs(isa));
-    knobs.push(Knob {
-        name: "kv_prefetch_bytes",
-        value: 64 * line,
-        formula: format!("64 x line {line} ({line_from})"),
-        reason: "attention computes about as long as memory takes to bring its keys and values: unless they are asked for \
-                 early, one waits for the other. Measured on Zen 3, 2048 positions: 12.4 ms with none, 9.8 with 32 lines, 9.1 \
-                 with 64, 8.1 from L2",
-    });
-    knobs
-}
-
-fn size(known: Option<u64>, default: u64) -> (u64, &'static str) {
-    match known {
-        Some(bytes) => (bytes, "from the target"),
-        None => (default, "assumed: the target does not say"),
     }
 }
 
@@ -540,19 +321,5 @@ mod tests {
         symbols.dedup();
         assert_eq!(symbols.len(), all);
         assert!(KernelPlan::new(&spec(&text.replace("prefetch_bytes=0", "nothing=0"))).is_err());
-    }
-
-    #[test]
-    fn cache_sizes_move_the_blocks_and_unknown_ones_say_so() {
-        let known =
-            spec("name='k'\ndescription=''\narch='x86_64'\nfeatures=['sse2']\n[cache]\nl2={bytes=1048576,sharers=2}");
-        let plan = KernelPlan::new(&known).expect("a plan");
-        assert_eq!(plan.variants[0].knob("weight_block_bytes"), 256 << 10);
-        let l1d = plan.variants[0]
-            .knobs
-            .iter()
-            .find(|k| k.name == "prefetch_bytes")
-            .expect("knob");
-        assert!(l1d.formula.contains("assumed"), "{}", l1d.formula);
     }
 }

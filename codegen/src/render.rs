@@ -274,14 +274,11 @@ impl Templates {
         context.insert("lanes", &isa.f32_lanes());
         context.insert("widen_blocks", &bounds.widen_blocks);
         context.insert("packed_widen_blocks", &bounds.packed_widen_blocks);
-        if let Some(packing) = isa.packing() {
-            context.insert("packing_rows", &packing.rows);
-            context.insert("packing_weights", &packing.weights_per_byte);
+        if isa.packing().is_some() {
             context.insert("packing_fields", &packing_fields());
             context.insert("vector_bytes", &(4 * isa.f32_lanes()));
         }
         if let Some(packing) = isa.column_packing() {
-            context.insert("column_rows", &packing.rows);
             context.insert("column_tiles", &(COLUMN_SUMS / packing.rows));
         }
         for knob in &variant.knobs {
@@ -372,6 +369,7 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
         let _ = writeln!(out, "        max_cols: {},", Bounds::new(variant.isa)?.max_cols);
         for knob in [
             "mr",
+            "piece_bytes",
             "weight_block_bytes",
             "token_block",
             "gemm_rows",

@@ -18,7 +18,7 @@ pub struct TokenizeArgs {
     /// The text; - reads standard input
     #[arg(value_name = "TEXT")]
     text: String,
-    /// Print one JSON object: {"tokens": [ids], "pieces": [texts]}
+    /// Print one JSON object: `{"tokens": [ids], "pieces": [texts]}`
     #[arg(long)]
     json: bool,
     /// Do not begin with the BOS token

@@ -62,6 +62,8 @@ pub struct Variant {
     pub max_cols: usize,
     /// Rows of a GEMM tile: threads get multiples of it.
     mr: usize,
+    /// Bytes of weights that a thread takes at a time where there is one token.
+    piece_bytes: usize,
     /// Bytes of weights that one pass over the tokens keeps in L2.
     weight_block_bytes: usize,
     /// Rows that one GEMM call of so many tokens or more should have even where their weights exceed that.

@@ -136,9 +136,6 @@ impl Cut {
     }
 }
 
-/// Weights that one token reads at a time, about: five microseconds or ten, long against taking a piece and short against a product.
-const PIECE_BYTES: usize = 128 << 10;
-
 /// Rows of the head that are too few to be shared.
 const FEW_ROWS: usize = 8;
 
@@ -274,7 +271,7 @@ impl Variant {
     fn cut(&self, w: &Weights<'_>, tokens: usize, threads: usize) -> Cut {
         let (token_block, most) = match (tokens, threads) {
             (1, 1) => (1, w.rows),
-            (1, _) => (1, PIECE_BYTES / w.row_bytes),
+            (1, _) => (1, self.piece_bytes / w.row_bytes),
             _ => {
                 let least = if tokens < self.table_tokens { 0 } else { self.gemm_rows };
                 (self.token_block, (self.weight_block_bytes / w.row_bytes).max(least))
@@ -336,7 +333,7 @@ impl Variant {
         let y = Shared::new(y);
         let pieces = match pool.threads() {
             1 => 1,
-            threads => w.data.len().div_ceil(threads * PIECE_BYTES),
+            threads => w.data.len().div_ceil(threads * self.piece_bytes),
         };
         in_pieces(pool, w.rows, 1, pieces, |rows| {
             let data = w.data[rows.start * row_bytes..].as_ptr();

@@ -18,8 +18,7 @@ use crate::cpu::Machine;
 use crate::progress::Progress;
 use crate::toolchain::Toolchain;
 use crate::{compile, machine, print, targets, tool, workspace};
-pub use figures::Kind;
-use figures::{Figure, Pattern};
+use figures::{Figure, Kind, Pattern};
 use rounds::{Comparison, Outcome};
 
 /// Build the runtime and measure it with a model, alone or against others

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Result, bail};
 use sterna_codegen::target::{Arch, Cache, Caches, Cores, Feature, TargetSpec};
 
 use crate::cpu::{self, Machine};
@@ -48,6 +49,64 @@ pub fn runs(machine: &Machine, target: &TargetSpec) -> bool {
     target.arch.rust_name() == machine.arch && target.features.iter().all(|feature| machine.has(feature.name()))
 }
 
+/// The one of `files` that describes the machine `here`: it is for a machine, not a level, and all facts that it states agree. What it
+/// does not state is not compared; one that states everything comes before others.
+pub fn described(files: Vec<TargetSpec>, here: &TargetSpec) -> Result<TargetSpec> {
+    let agreeing = files.into_iter().filter(|file| agrees(file, here)).collect::<Vec<_>>();
+    let facts = |spec: &TargetSpec| {
+        let TargetSpec {
+            vendor,
+            microarchitecture,
+            features,
+            cache,
+            cores,
+            ..
+        } = spec.clone();
+        (vendor, microarchitecture, features, cache, cores)
+    };
+    let (whole, part): (Vec<_>, Vec<_>) = agreeing.into_iter().partition(|file| facts(file) == facts(here));
+    let mut best = if whole.is_empty() { part } else { whole };
+    match best.len() {
+        0 => bail!(
+            "no file in images/targets describes this machine: `--write NAME` makes one, `--dry-run` only measures"
+        ),
+        1 => Ok(best.remove(0)),
+        _ => {
+            let names: Vec<_> = best.iter().map(|file| file.name.as_str()).collect();
+            bail!(
+                "{} describe this machine alike: say which is meant with `--target NAME`",
+                names.join(" and ")
+            )
+        }
+    }
+}
+
+/// Whether everything that `file` says of a machine is true of `here`, and it says more than features.
+fn agrees(file: &TargetSpec, here: &TargetSpec) -> bool {
+    fn same<T: PartialEq>(stated: &Option<T>, here: &Option<T>) -> bool {
+        stated.is_none() || stated == here
+    }
+    let cache = |stated: &Option<Cache>, here: &Option<Cache>| match (stated, here) {
+        (None, _) => true,
+        (Some(stated), Some(here)) => stated.bytes == here.bytes && same(&stated.sharers, &here.sharers),
+        (Some(_), None) => false,
+    };
+    let (stated, caches) = (&file.cache, &here.cache);
+    let of_a_machine = file.vendor.is_some() || file.microarchitecture.is_some() || *stated != Caches::default();
+    of_a_machine
+        && !file.universal
+        && file.arch == here.arch
+        && file.features.is_subset(&here.features)
+        && same(&file.vendor, &here.vendor)
+        && same(&file.microarchitecture, &here.microarchitecture)
+        && same(&stated.line_bytes, &caches.line_bytes)
+        && cache(&stated.l1d, &caches.l1d)
+        && cache(&stated.l2, &caches.l2)
+        && cache(&stated.l3, &caches.l3)
+        && same(&file.cores.physical, &here.cores.physical)
+        && same(&file.cores.logical, &here.cores.logical)
+}
+
 fn describe(machine: &Machine) -> String {
     let model = machine
         .model_name
@@ -79,12 +138,95 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::workspace;
 
     #[test]
     fn detection_and_generator_know_the_same_features() {
         let detected: BTreeSet<Feature> = cpu::known_features().into_iter().map(feature).collect();
         let compiled = |feature: &Feature| feature.arch() == Arch::Aarch64 || cfg!(target_arch = "x86_64");
         assert_eq!(detected, Feature::ALL.iter().copied().filter(compiled).collect());
+    }
+
+    fn committed() -> Vec<TargetSpec> {
+        TargetSpec::all(&workspace::targets_dir()).unwrap()
+    }
+
+    /// A machine as a file has it, and what no file says.
+    fn at(file: &TargetSpec) -> TargetSpec {
+        TargetSpec {
+            name: "native".into(),
+            cores: Cores {
+                physical: Some(8),
+                logical: Some(16),
+            },
+            ..file.clone()
+        }
+    }
+
+    #[test]
+    fn each_committed_machine_is_found_by_the_facts_that_its_file_states() {
+        let machines = committed().into_iter().filter(|file| file.microarchitecture.is_some());
+        for file in machines {
+            assert_eq!(described(committed(), &at(&file)).unwrap(), file);
+        }
+    }
+
+    #[test]
+    fn a_machine_is_described_by_the_file_that_says_most_or_by_none() {
+        let zen3 = TargetSpec::resolve(&workspace::targets_dir(), "zen3").unwrap();
+        let here = at(&zen3);
+        let found = |files: &[&TargetSpec], here: &TargetSpec| {
+            let files = files.iter().map(|file| (*file).clone()).collect();
+            described(files, here)
+                .map(|file| file.name)
+                .map_err(|error| error.to_string())
+        };
+        let named = |name: &str, spec: &TargetSpec| TargetSpec {
+            name: name.into(),
+            ..spec.clone()
+        };
+        let mine = named("mine", &here);
+        assert_eq!(
+            found(&[&zen3, &mine], &here).unwrap(),
+            "mine",
+            "it states the cores too"
+        );
+        // More features than the file states, and a cache that it does not.
+        let mut less = named("less", &zen3);
+        less.features.remove(&Feature::Bmi2);
+        less.cache.l3 = None;
+        assert_eq!(found(&[&less], &here).unwrap(), "less");
+        let alike = found(&[&zen3, &less], &here).unwrap_err();
+        assert!(
+            alike.contains("zen3 and less") && alike.contains("--target NAME"),
+            "{alike}"
+        );
+        // One fact is wrong, or the file is for every machine of a level.
+        let mut shared = here.clone();
+        shared.cache.l2.as_mut().unwrap().sharers = Some(1);
+        let other = TargetSpec {
+            microarchitecture: Some("zen2".into()),
+            ..here.clone()
+        };
+        let unknown = TargetSpec {
+            cache: Caches::default(),
+            ..here.clone()
+        };
+        let weaker = TargetSpec {
+            features: BTreeSet::from([Feature::Sse2]),
+            ..here.clone()
+        };
+        let avx2 = TargetSpec::resolve(&workspace::targets_dir(), "avx2").unwrap();
+        for (files, here) in [
+            ([&zen3, &mine], &shared),
+            ([&zen3, &mine], &other),
+            ([&zen3, &mine], &unknown),
+            ([&zen3, &mine], &weaker),
+            ([&avx2, &avx2], &here),
+        ] {
+            let error = found(&files, here).unwrap_err();
+            assert!(error.contains("--write NAME"), "{error}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use sterna_codegen::plan::KernelPlan;
+use sterna_codegen::target::TargetSpec;
 
 use crate::cpu::Machine;
 use crate::progress::Progress;
@@ -34,7 +35,7 @@ use search::{TOGETHER, confirm, search};
 ///
 /// Writes a `[tuned]` table with values and evidence into images/targets; the planner then takes those values. What is not
 /// better beyond the noise stays as planned, and is said to. No knob changes a token: a candidate that does is rejected. Takes
-/// about a quarter of an hour, without other work on the machine.
+/// twenty minutes to half an hour, without other work on the machine.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -47,7 +48,7 @@ pub struct Args {
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Target to tune: this machine must run it, and should be one of those that it is for. `native` is the file in
-    /// images/targets that describes this machine
+    /// images/targets whose facts are all true of this machine
     #[arg(long, value_name = "TARGET", default_value = "native")]
     target: String,
     /// For `native`: write a new description, images/targets/NAME.toml
@@ -82,6 +83,13 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if !machine::runs(&here, &spec) {
         bail!("this machine cannot run the target {}", spec.name);
+    }
+    if args.target == "native" && args.write.is_none() {
+        match machine::described(TargetSpec::all(&workspace::targets_dir())?, &spec) {
+            Ok(file) => spec = file,
+            Err(_) if args.dry_run => {} // measures this machine as it describes itself
+            Err(error) => return Err(error),
+        }
     }
     let destination = Destination::find(args, &spec, &here)?;
     spec.tuned = None; // from the plan anew, not from the last tuning

@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::ceiling::{self, Rates, Reader};
 use super::energy::{Energy, Reading};
 use super::plan::TooLarge;
-use super::runner::{Hash, Runner};
+use super::runner::{Hash, Read, Runner};
 use super::stats::{median, spread};
 use crate::engine::StartError;
-use crate::engine::forward::{Forward, PassError, Traffic};
+use crate::engine::forward::{Forward, PassError};
 use crate::engine::head::Need;
 use crate::engine::kv::{CacheTypes, KvCache};
 use crate::engine::sparsity::Shares;
@@ -40,7 +40,7 @@ pub struct Measurement {
     pub tokens_per_s: f64,
     /// (Fastest - slowest) / median of the repeats.
     pub spread: f64,
-    /// Weights and cache that have to be read for a token.
+    /// Weights and cache that have to be read for a token: the median of the repeats.
     pub bytes_per_token: f64,
     /// Time that reading these bytes takes / time taken: the median of the slices.
     pub fraction_of_read: f64,
@@ -171,29 +171,27 @@ impl<'a, 'm> Bench<'a, 'm> {
     /// A prompt of `tokens`, from an empty cache.
     pub fn prefill(&mut self, tokens: usize) -> Result<Measurement, BenchError> {
         let prompt = self.runner.prompt(0, tokens);
-        self.runner.feed(0, &prompt, Need::All)?; // once to touch all memory
-        let Traffic { body, head, own } = self.runner.forward.traffic();
-        let passes = tokens.div_ceil(self.runner.batch()) as f64;
+        self.runner.feed(0, 0, &prompt, Need::All)?; // once to touch all memory
         let cache = self.cache_bytes(0, tokens);
-        let bytes = passes * body as f64 + head as f64 + cache;
-        let own = passes * own as f64 + cache;
         let mut runs = Runs::default();
         for _ in 0..self.repeats {
             let (dot, before, energy) = (self.dot(), self.read(), self.energy());
+            self.runner.take_read();
             let began = Instant::now();
-            let hash = self.runner.feed(0, &prompt, Need::All)?;
+            let hash = self.runner.feed(0, 0, &prompt, Need::All)?;
             let seconds = began.elapsed().as_secs_f64();
             let joules = self.joules(energy);
+            let Read { total, own } = self.runner.take_read();
+            let (bytes, own) = (total as f64 + cache, own as f64 + cache);
             let ideal = Rates::between(before, self.read()).seconds(bytes, own);
             runs.fractions.push(ideal / seconds);
-            runs.push(seconds, dot, joules, hash);
+            runs.push(seconds, bytes, dot, joules, hash);
         }
         let work = Work {
             kind: "prefill",
             sequences: 1,
             tokens,
             context: 0,
-            bytes,
             head_rows: 1,
         };
         self.measurement(&work, &runs)
@@ -206,20 +204,20 @@ impl<'a, 'm> Bench<'a, 'm> {
             let prompt = self.runner.prompt(sequence, context + 1);
             firsts.push(prompt[context]);
             if context > 0 {
-                self.runner.feed(sequence, &prompt[..context], Need::None)?;
+                self.runner.feed(sequence, 0, &prompt[..context], Need::None)?;
             }
         }
         self.runner.step(context, &mut firsts.clone())?; // once to touch all memory
-        let (mut runs, mut bytes) = (Runs::default(), 0.0);
+        let mut runs = Runs::default();
         for _ in 0..self.repeats {
             let dot = self.dot();
             let mut last = firsts.clone();
-            let (mut seconds, mut joules, mut hash) = (0.0, Some(0.0), Hash::new());
+            let (mut seconds, mut bytes, mut joules, mut hash) = (0.0, 0.0, Some(0.0), Hash::new());
             let mut before = self.read();
-            bytes = 0.0;
             for first in (0..tokens).step_by(SLICE) {
                 let steps = SLICE.min(tokens - first);
                 let energy = self.energy();
+                self.runner.take_read();
                 let began = Instant::now();
                 for step in first..first + steps {
                     self.runner.step(context + step, &mut last)?;
@@ -228,24 +226,22 @@ impl<'a, 'm> Bench<'a, 'm> {
                 let took = began.elapsed().as_secs_f64();
                 joules = joules.zip(self.joules(energy)).map(|(a, b)| a + b);
                 let after = self.read();
-                let traffic = self.runner.forward.traffic();
+                let Read { total, own } = self.runner.take_read();
                 let cache = self.cache_bytes(context + first, steps) * sequences as f64;
-                let slice = (steps * (traffic.body + traffic.head)) as f64 + cache;
-                let own = (steps * traffic.own) as f64 + cache;
+                let (slice, own) = (total as f64 + cache, own as f64 + cache);
                 runs.fractions
                     .push(Rates::between(before, after).seconds(slice, own) / took);
                 before = after;
                 bytes += slice;
                 seconds += took;
             }
-            runs.push(seconds, dot, joules, hash);
+            runs.push(seconds, bytes, dot, joules, hash);
         }
         let work = Work {
             kind: "decode",
             sequences,
             tokens,
             context,
-            bytes,
             head_rows: sequences * tokens,
         };
         self.measurement(&work, &runs)
@@ -275,7 +271,7 @@ impl<'a, 'm> Bench<'a, 'm> {
             context: work.context,
             tokens_per_s: median(&speeds),
             spread: spread(&speeds),
-            bytes_per_token: work.bytes / all,
+            bytes_per_token: median(&runs.bytes) / all,
             fraction_of_read: median(&runs.fractions),
             gmac_per_s: median(&speeds) * macs / 1e9,
             fraction_of_dot: median(&of_dot),
@@ -321,8 +317,6 @@ struct Work {
     sequences: usize,
     tokens: usize,
     context: usize,
-    /// That all tokens of all sequences read.
-    bytes: f64,
     /// Rows of the output head's products.
     head_rows: usize,
 }
@@ -331,6 +325,8 @@ struct Work {
 #[derive(Default)]
 struct Runs {
     seconds: Vec<f64>,
+    /// That all tokens of all sequences read.
+    bytes: Vec<f64>,
     dots: Vec<f64>,
     joules: Vec<Option<f64>>,
     hashes: Vec<Hash>,
@@ -339,8 +335,9 @@ struct Runs {
 }
 
 impl Runs {
-    fn push(&mut self, seconds: f64, dot: f64, joules: Option<f64>, hash: Hash) {
+    fn push(&mut self, seconds: f64, bytes: f64, dot: f64, joules: Option<f64>, hash: Hash) {
         self.seconds.push(seconds);
+        self.bytes.push(bytes);
         self.dots.push(dot);
         self.joules.push(joules);
         self.hashes.push(hash);
@@ -373,7 +370,6 @@ mod tests {
             sequences: 1,
             tokens,
             context: 0,
-            bytes: 0.0,
             head_rows,
         };
         let all: usize = model.matrices().map(|(_, w)| w.rows * w.cols).sum();

@@ -22,7 +22,7 @@ pub struct Series {
 /// One measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
-    /// What stands beside it: `decode: 25 tokens/s, 81 % of memory`.
+    /// What stands beside it: `decode at 2048: 25 tokens/s`.
     pub label: String,
     pub macs_per_byte: f64,
     pub macs_per_s: f64,

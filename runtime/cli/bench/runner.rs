@@ -1,10 +1,13 @@
 //! A model and some sequences, worked on step by step.
 
 use crate::engine::StartError;
-use crate::engine::forward::{Forward, PassError, Row};
+use crate::engine::forward::{Forward, PassError, Row, Traffic};
 use crate::engine::head::Need;
 use crate::engine::kv::{CacheTypes, KvCache};
 use crate::engine::sampling::{Sampler, Sampling};
+
+/// Most rows of a pass over a prompt: twice a server's default, so that a prompt of 512 is one pass.
+const BATCH: usize = 512;
 
 /// A forward pass with the caches of its sequences.
 pub struct Runner {
@@ -12,6 +15,15 @@ pub struct Runner {
     /// One a sequence.
     caches: Vec<KvCache>,
     rows: Vec<Row>,
+    read: Read,
+}
+
+/// Bytes that passes read, the cache aside.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Read {
+    pub total: usize,
+    /// Of them, in memory of our own.
+    pub own: usize,
 }
 
 impl Runner {
@@ -22,6 +34,7 @@ impl Runner {
             caches: (0..sequences.max(1)).map(cache).collect::<Result<_, _>>()?,
             forward,
             rows: Vec::new(),
+            read: Read::default(),
         })
     }
 
@@ -30,20 +43,15 @@ impl Runner {
         self.caches[0].types()
     }
 
-    /// Most rows of a pass over a prompt.
-    pub fn batch(&self) -> usize {
-        512
-    }
-
-    /// A prompt into the cache of `sequence`, from its beginning; the hash of the last token's logits.
-    pub fn feed(&mut self, sequence: usize, prompt: &[u32], last: Need) -> Result<Hash, PassError> {
+    /// A prompt into the cache of `sequence`, its first token at position `at`; the hash of the last token's logits.
+    pub fn feed(&mut self, sequence: usize, at: usize, prompt: &[u32], last: Need) -> Result<Hash, PassError> {
         let mut hash = Hash::new();
-        for (chunk, tokens) in prompt.chunks(self.batch()).enumerate() {
-            let first = chunk * self.batch();
+        for (chunk, tokens) in prompt.chunks(BATCH).enumerate() {
+            let first = chunk * BATCH;
             self.rows.clear();
             self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row {
                 cache: sequence,
-                position: first + i,
+                position: at + first + i,
                 token,
                 need: if first + i + 1 == prompt.len() {
                     last
@@ -53,10 +61,12 @@ impl Runner {
             }));
             let output = self.forward.pass(&mut self.caches, &self.rows)?;
             (0..tokens.len()).try_for_each(|row| output.check(row))?;
-            if self.rows.last().is_some_and(|row| row.need != Need::None) {
+            let logits = self.rows.last().is_some_and(|row| row.need != Need::None);
+            if logits {
                 let logits = output.logits(tokens.len() - 1)?.all();
                 logits.iter().for_each(|logit| hash.add(logit.to_bits()));
             }
+            self.account(logits);
         }
         Ok(hash)
     }
@@ -76,7 +86,25 @@ impl Runner {
         for (row, last) in last.iter_mut().enumerate() {
             *last = greedy.sample(output.logits(row)?);
         }
+        self.account(true);
         Ok(())
+    }
+
+    /// Adds what the last pass read, which depends on what it skipped.
+    fn account(&mut self, logits: bool) {
+        let Traffic { body, head, own } = self.forward.traffic();
+        let (head, unread) = if logits {
+            (head, 0)
+        } else {
+            (0, self.forward.head().traffic(self.forward.model()).1)
+        };
+        self.read.total += body + head;
+        self.read.own += own - unread;
+    }
+
+    /// What was read since this was asked last.
+    pub fn take_read(&mut self) -> Read {
+        std::mem::take(&mut self.read)
     }
 
     /// Tokens that are the same for every model of this vocabulary, and far apart in the embedding; other ones for
@@ -124,7 +152,46 @@ impl std::fmt::Display for Hash {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+    use crate::engine::testing;
+    use crate::model::Layout;
+
+    /// Passes read different numbers of columns, so that the last one says nothing of the others.
+    #[test]
+    fn what_is_read_is_the_sum_over_the_passes() {
+        for (kernels, rows, columns) in testing::skipping() {
+            let model = testing::model();
+            let down = vec![Some(columns); 2];
+            model.repack(&Layout { rows, down }, &AtomicBool::new(false)).unwrap();
+            let runner = || {
+                let forward = Forward::new(Arc::clone(&model), kernels, 1);
+                Runner::new(forward, CacheTypes::default(), 1, 20).unwrap()
+            };
+            let (mut summed, mut asked) = (runner(), runner());
+            let mut reads = Vec::new();
+            for (position, token) in (0..20).enumerate() {
+                summed.step(position, &mut [token]).unwrap();
+                asked.step(position, &mut [token]).unwrap();
+                reads.push(asked.take_read());
+            }
+            let sum = |of: fn(&Read) -> usize| reads.iter().map(of).sum::<usize>();
+            let (total, own) = (sum(|read| read.total), sum(|read| read.own));
+            assert_eq!(summed.take_read(), Read { total, own });
+            assert_eq!(summed.take_read(), Read::default());
+            assert_ne!(total, 20 * reads[19].total, "{}: the last pass would do", kernels.name);
+            // The head counts where there are logits.
+            let prompt = summed.prompt(0, 20);
+            for (need, times) in [(Need::None, 0), (Need::All, 1)] {
+                summed.feed(0, 0, &prompt, need).unwrap();
+                let Traffic { body, head, own } = summed.forward.traffic();
+                let (total, own) = (body + times * head, own - (1 - times) * head);
+                assert_eq!(summed.take_read(), Read { total, own });
+            }
+        }
+    }
 
     #[test]
     fn the_hash_is_fnv_1a() {

@@ -1,9 +1,10 @@
-//! The steps that build images: every target once, and some again in another folder.
+//! The step that builds images, which later steps run, push and compare.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 
 use super::Context;
 use super::report::Report;
@@ -11,9 +12,10 @@ use crate::build_image::{Built, megabytes};
 use crate::tool;
 use crate::workspace;
 
-/// What CI builds for x86-64.
+/// What this builds for x86-64: the narrowest level, one for AVX2 and one for AVX-512, and the universal image with the kernels of all.
+/// The other targets are the same sources with other numbers; `.github/workflows/images.yml` builds every one.
 pub const X86_64: &[&str] = &["baseline", "avx2", "avx512vnni", "universal"];
-/// What CI cross-builds for 64-bit Arm.
+/// What this cross-builds for 64-bit Arm.
 pub const AARCH64: &[&str] = &["neon", "dotprod", "universal-arm64"];
 /// Rust's name for it.
 pub const AARCH64_TRIPLE: &str = "aarch64-unknown-linux-gnu";
@@ -40,7 +42,7 @@ pub fn digest(folder: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Builds every target; the budget of an image fails its build.
+/// Builds [`X86_64`] and [`AARCH64`]; the budget of an image fails its build.
 pub fn build(ctx: &Context, report: &mut Report) -> Result<()> {
     report.check("x86-64", || build_all(ctx, X86_64));
     report.check("64-bit Arm", || {
@@ -49,6 +51,39 @@ pub fn build(ctx: &Context, report: &mut Report) -> Result<()> {
         }
         build_all(ctx, AARCH64)
     });
+    Ok(())
+}
+
+/// `cargo xtask bench --compare` of the last image's build, which is compiled already, beside a command that prints what llama-bench does.
+pub fn bench(ctx: &Context, _: &mut Report) -> Result<()> {
+    let theirs = "printf '| threads | test | t/s |\\n| 1 | pp8 | 2.00 ± 0.10 |\\n| 1 | tg8 | 0.50 ± 0.01 |\\n'";
+    let model = ctx.test_model();
+    let model = model.to_str().context("the checkout's path is not UTF-8")?;
+    let bench = [
+        "bench",
+        model,
+        "--target",
+        "universal",
+        "--compare",
+        theirs,
+        "--rounds",
+        "1",
+        "--json",
+        "--",
+    ];
+    let work = ["--threads", "1", "--prefill", "8", "--decode", "8", "--context", "0"];
+    let said = ctx.xtask(&[&bench[..], &work].concat())?;
+    let comparison: Value = serde_json::from_str(&said).with_context(|| format!("`bench --json` printed: {said}"))?;
+    ensure!(comparison["contestants"] == json!(["universal", "printf"]), "{said}");
+    for (row, (kind, theirs)) in [("prefill", 2.0), ("decode", 0.5)].into_iter().enumerate() {
+        let row = &comparison["rows"][row];
+        let ours = row["by"][0]["tokens_per_s"].as_f64().context("no rate of ours")?;
+        ensure!(
+            row["kind"] == kind && row["by"][1]["tokens_per_s"] == theirs && ours > 0.0,
+            "{said}"
+        );
+        println!("   {kind}: {ours:.0} tokens/s");
+    }
     Ok(())
 }
 

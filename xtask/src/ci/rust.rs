@@ -1,4 +1,4 @@
-//! The steps that ask the Rust toolchain: format, lints, tests.
+//! The steps that ask the Rust toolchain: format, lints, documentation, tests.
 
 use std::process::Command;
 
@@ -6,8 +6,7 @@ use anyhow::Result;
 
 use super::Context;
 use super::report::Report;
-use crate::test;
-use crate::tool;
+use crate::{test, tool};
 
 /// Prints which compilers ran and what this CPU can do, so that a log explains itself.
 pub fn print_versions() {
@@ -21,6 +20,7 @@ pub fn print_versions() {
         ("rustc", ["--version"]),
         ("cargo", ["--version"]),
         (cc.as_str(), ["--version"]),
+        ("clang", ["--version"]),
         ("aarch64-linux-gnu-gcc", ["--version"]),
         ("podman", ["--version"]),
         ("docker", ["--version"]),
@@ -54,6 +54,25 @@ pub fn clippy(_: &Context, _: &mut Report) -> Result<()> {
         "-D",
         "warnings",
     ]))?;
+    Ok(())
+}
+
+/// `cargo doc` with warnings as errors: private items too, where most links are; so a link to one is no fault.
+pub fn doc(_: &Context, _: &mut Report) -> Result<()> {
+    let mut doc = tool::cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+    tool::run(doc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"))?;
+    Ok(())
+}
+
+/// The kernels' tests once more, with kernels from clang where those of the step `test` are from gcc; its warnings are errors. No later step
+/// needs the tests that this leaves: the next build compiles them with the common compiler again.
+pub fn clang(_: &Context, report: &mut Report) -> Result<()> {
+    tool::need("clang", "install it (Debian: clang)")?;
+    let mut tests = tool::cargo(&["test", "--package", "sterna", "--test", "kernels", "--no-fail-fast"]);
+    tests.env("CC", "clang").env("STERNA_DENY_WARNINGS", "1");
+    let counts = test::count(&mut tests, test::count_libtest)?;
+    println!("   {counts}");
+    report.tests(counts);
     Ok(())
 }
 

@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use sterna_codegen::target::TargetSpec;
 
-use super::candidates::Metric;
+use super::candidates::{Metric, Work};
 use super::judge::Pair;
-use crate::bench::{self, Kind};
+use crate::bench;
 use crate::compile;
 use crate::progress::Progress;
 use crate::tool;
@@ -73,21 +73,24 @@ impl Bencher<'_> {
     pub fn compare(&self, binary: &Path, candidate: Option<&str>, metric: Metric) -> Result<Measured> {
         let name = candidate.map_or_else(|| self.level.to_owned(), |name| format!("{}__{name}", self.level));
         let what = candidate.unwrap_or("the plan against itself");
-        let what = format!("{}, {what}", metric.kind.name());
+        let what = format!("{}, {what}", metric.work.name());
         self.progress.step(&what);
         if !self.progress.is_bar() {
             self.progress.line(&what); // a log shows that it goes on
         }
-        let (prefill, decode) = match metric.kind {
-            Kind::Prefill => ("128", "0"),
-            Kind::Decode => ("0", "64"),
+        let (prefill, decode, context, repeats) = match metric.work {
+            Work::Prefill => ("128", "0", "0", self.rounds),
+            // As many pairs as of generation, since each is as short as a slice of that.
+            Work::SmallPrefill => ("8,24", "0", "0", 8 * self.rounds),
+            Work::Decode => ("0", "64", "0", self.rounds),
+            Work::LongDecode => ("0", "64", "1024", self.rounds),
         };
         let threads = self.threads.map_or_else(|| "auto".to_owned(), |n| n.to_string());
         let mut command = Command::new(binary);
         command.arg("bench").arg(self.model);
         command.args(["--kernel", self.level, "--against", &name, "--json"]);
-        command.args(["--prefill", prefill, "--decode", decode, "--context", "0"]);
-        command.args(["--threads", &threads, "--repeats", &self.rounds.to_string()]);
+        command.args(["--prefill", prefill, "--decode", decode, "--context", context]);
+        command.args(["--threads", &threads, "--repeats", &repeats.to_string()]);
         if !metric.repacked {
             command.arg("--no-repack");
         }

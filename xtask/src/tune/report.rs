@@ -88,7 +88,7 @@ impl Report {
     /// For people.
     pub fn table(&self, dry_run: bool) -> String {
         let mut out = format!(
-            "{}, {} threads, {}; level {}\n\n{:<28} {:<26} {:>6}  {:>14}  VERDICT\n",
+            "{}, {} threads, {}; level {}\n\n{:<28} {:<32} {:>6}  {:>14}  VERDICT\n",
             self.cpu,
             self.threads(),
             self.compiler,
@@ -107,7 +107,7 @@ impl Report {
             });
             let _ = writeln!(
                 out,
-                "{:<28} {:<26} {ratio:>6}  {interval:>14}  {}",
+                "{:<28} {:<32} {ratio:>6}  {interval:>14}  {}",
                 finding.candidate,
                 finding.metric.name(),
                 finding.verdict

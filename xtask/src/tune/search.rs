@@ -1,6 +1,5 @@
 //! Which candidates win: each alone against the plan, and then the best of every knob together.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
@@ -34,16 +33,17 @@ pub struct Finding {
 
 /// Judges every candidate alone; and of each knob the best of the accepted ones.
 pub fn search(all: &[Candidate], measure: &mut Measure) -> Result<(Vec<Finding>, Vec<Candidate>)> {
-    let mut controls: BTreeMap<Metric, Vec<Pair>> = BTreeMap::new();
+    // All of them first: work that the model has no room for fails now, and not after minutes.
+    let metrics: BTreeSet<Metric> = all.iter().map(|candidate| candidate.metric).collect();
+    let controls = metrics
+        .into_iter()
+        .map(|metric| Ok((metric, control(metric, measure)?)));
+    let controls: BTreeMap<Metric, Vec<Pair>> = controls.collect::<Result<_>>()?;
     let mut findings = Vec::new();
     let mut best: BTreeMap<&str, (f64, &Candidate)> = BTreeMap::new();
     for candidate in all {
         let metric = candidate.metric;
-        let control = match controls.entry(metric) {
-            Entry::Occupied(measured) => measured.into_mut(),
-            Entry::Vacant(first) => first.insert(control(metric, measure)?),
-        };
-        let finding = finding(&candidate.name, &candidate.values, metric, measure, control)?;
+        let finding = finding(&candidate.name, &candidate.values, metric, measure, &controls[&metric])?;
         if let (true, Some(ratio)) = (finding.accepted, finding.ratio) {
             let best = best.entry(candidate.knob).or_insert((ratio.low, candidate));
             if ratio.low > best.0 {
@@ -149,8 +149,9 @@ mod tests {
             ["slower", "faster", "not exact: attn_q, row 3", "faster"]
         );
         assert!(verdicts[4].starts_with("within the noise"), "{}", verdicts[4]);
-        let controls = asked.iter().filter(|(name, _)| name.is_none()).count();
-        assert_eq!(controls, 2, "once for each kind of work");
+        let controls = asked.iter().take_while(|(name, _)| name.is_none()).count();
+        assert_eq!(controls, 2, "once for each kind of work, before all candidates");
+        assert_eq!(asked.len(), controls + all.len());
     }
 
     #[test]

@@ -7,18 +7,17 @@ use sterna_codegen::target::{TargetSpec, Tuned, TunedKnob};
 
 use super::Args;
 use super::bencher::Measured;
-use super::candidates::{Candidate, Metric};
+use super::candidates::{Candidate, Metric, Work};
 use super::judge::Ratio;
 use super::report::Report;
 use super::search::{Finding, TOGETHER};
-use crate::bench::Kind;
 
 pub const DECODE: Metric = Metric {
-    kind: Kind::Decode,
+    work: Work::Decode,
     repacked: true,
 };
 pub const PREFILL: Metric = Metric {
-    kind: Kind::Prefill,
+    work: Work::Prefill,
     repacked: true,
 };
 
