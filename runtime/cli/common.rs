@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::engine::forward::PassError;
 use crate::engine::kv::{CacheType, CacheTypes};
-use crate::engine::{StartError, SubmitError};
+use crate::engine::{Failure, StartError, SubmitError};
 use crate::kernels::{self, NoVariant, Variant};
 use crate::machine::cpu::Machine;
 use crate::model::{CacheDir, MapOptions, Model, ModelError, Opened};
@@ -118,9 +118,9 @@ pub enum CommandError {
     /// The server whose start was to be measured did not serve.
     #[error("cannot measure a server's start: {0}")]
     Server(io::Error),
-    /// The generation failed; the message is the engine's.
-    #[error("{0}")]
-    Generation(String),
+    /// The generation failed.
+    #[error(transparent)]
+    Generation(#[from] Failure),
     /// The chat template cannot be used.
     #[error(transparent)]
     Template(#[from] TemplateError),

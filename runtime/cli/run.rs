@@ -291,7 +291,7 @@ pub async fn generate(
                 (answer.reason, answer.stats) = (Some(reason), stats);
                 return Ok(answer);
             }
-            Event::Failed(message) => return Err(CommandError::Generation(message)),
+            Event::Failed(failure) => return Err(failure.into()),
         }
     }
 }

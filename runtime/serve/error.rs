@@ -4,7 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::engine::SubmitError;
+use crate::engine::{Failure, SubmitError};
 
 use super::body::json_response;
 
@@ -177,6 +177,23 @@ impl From<SubmitError> for ApiError {
             SubmitError::Sampling(error) => ApiError::invalid(error.name, message),
             SubmitError::Broken { .. } => ApiError::broken(message),
             SubmitError::Stopping => ApiError::unavailable("stopping", message, 5),
+        }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        let message = failure.to_string();
+        match failure {
+            // The engine goes on: a client that asks for something else may be answered.
+            Failure::NonFinite(_) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "server_error",
+                Some("non_finite"),
+                message,
+            ),
+            Failure::Stopping => ApiError::unavailable("stopping", message, 5),
+            Failure::Broken { .. } => ApiError::broken(message),
         }
     }
 }

@@ -126,10 +126,10 @@ impl Generation {
                 log_end(reason, &stats);
                 Ok(Piece::End(End { reason, text, stats }))
             }
-            Some(Event::Failed(message)) => {
+            Some(Event::Failed(failure)) => {
                 self.over = true;
-                tracing::error!("generation failed: {message}");
-                Err(ApiError::broken(message))
+                tracing::error!("generation failed: {failure}");
+                Err(failure.into())
             }
             None => {
                 self.over = true;

@@ -140,7 +140,7 @@ type Found = (Instant, Opened, Result<Tokenizer, TokenizerError>);
 fn open(app: &App, path: &Path, options: MapOptions) -> Result<Found, ModelError> {
     let began = Instant::now();
     let file = GgufFile::open(path, options)?;
-    app.phase.send_replace(Phase::Loading);
+    app.set_phase(Phase::Loading);
     let pre = app.settings.tokenizer_pre.as_deref();
     let (tokenizer, model) = join(|| Tokenizer::from_gguf(&file.gguf, pre), || file.model());
     Ok((began, file.with_model(model)?, tokenizer))
@@ -171,7 +171,7 @@ fn wait_for_model(app: &App, path: &Path, options: MapOptions) -> Result<Found, 
             tracing::warn!("waiting for a model: {why}");
             said.clone_from(&why);
         }
-        app.phase.send_replace(Phase::Waiting(why));
+        app.set_phase(Phase::Waiting(why));
         thread::sleep(POLL.min(deadline.saturating_duration_since(Instant::now())));
     }
 }

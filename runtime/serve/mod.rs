@@ -217,7 +217,7 @@ fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<Result<(), ServeE
                 background::follow(model, kernels, &AtomicBool::new(false));
             }
             Err(error) => {
-                app.phase.send_replace(Phase::Failed);
+                app.set_phase(Phase::Failed);
                 ended.send(Err(error)).ok();
             }
         })?;
@@ -226,8 +226,11 @@ fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<Result<(), ServeE
 
 fn load_and_finish(app: &App) -> Result<Arc<Model>, ServeError> {
     let loaded = Arc::new(load::load(app)?);
-    app.phase.send_replace(Phase::Ready(loaded.clone()));
+    app.set_phase(Phase::Ready(loaded.clone()));
     tracing::info!("ready after {} ms", app.started.elapsed().as_millis());
     load::finish(app, &loaded)?;
     Ok(loaded.model.clone())
 }
+
+#[cfg(test)]
+mod tests;
