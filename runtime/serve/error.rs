@@ -115,6 +115,12 @@ impl ApiError {
         )
     }
 
+    /// 503: too many others send megabytes as well.
+    pub fn too_many_large_bodies() -> Self {
+        let message = "too many large requests arrive at the same time: try again later, or send less text";
+        Self::unavailable("overloaded", message, 5)
+    }
+
     /// 503: not now, but perhaps in a moment.
     pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after_s: u32) -> Self {
         let error = Self::new(

@@ -27,7 +27,7 @@ pub fn routes() -> Router<Arc<App>> {
 async fn completion(State(app): State<Arc<App>>, body: JsonObject) -> Result<Response, ApiError> {
     let options = Options::read(&body, &Defaults::LLAMA)?;
     let prompt = read_prompt(&body)?;
-    drop(body); // may hold megabytes of ignored fields, and the queue may be long
+    let place = body.into_place(); // the queue may be long
     let loaded = app.loaded()?;
     let writer = Writer {
         model: loaded.id.clone(),
@@ -35,7 +35,7 @@ async fn completion(State(app): State<Arc<App>>, body: JsonObject) -> Result<Res
         counted: 0,
     };
     let stream = options.stream;
-    let generation = Generation::start(&app, &loaded, prompt, options).await?;
+    let generation = Generation::start(&app, &loaded, prompt, place, options).await?;
     if stream {
         return Ok(generation.stream(writer));
     }

@@ -39,6 +39,7 @@ use crate::model::Model;
 use crate::settings::Settings;
 
 use error::ApiError;
+use generate::TOKENIZING_MAX;
 use listen::Server;
 use state::{App, Phase};
 
@@ -115,7 +116,8 @@ pub fn run(settings: Settings, machine: &Machine) -> Result<(), ServeError> {
     // Two threads carry thousands of connections; the cores belong to the forward pass.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(4)
+        .max_blocking_threads(TOKENIZING_MAX)
+        .thread_keep_alive(Duration::MAX)
         .thread_name("http")
         .enable_all()
         .build()?;

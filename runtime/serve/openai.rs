@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::engine::{FinishReason, Stats};
 use crate::text::Message;
 
-use super::body::{JsonObject, json_response};
+use super::body::{JsonObject, Place, json_response};
 use super::error::ApiError;
 use super::generate::{End, Format, Generation, Prompt, sse, timings};
 use super::options::{Defaults, Options};
@@ -43,6 +43,7 @@ async fn completions(State(app): State<Arc<App>>, body: JsonObject) -> Result<Re
 struct Asked {
     kind: Kind,
     prompt: Prompt,
+    place: Place,
     options: Options,
     model: Option<String>,
     include_usage: bool,
@@ -68,6 +69,7 @@ impl Asked {
         Ok(Asked {
             kind,
             prompt,
+            place: body.into_place(),
             options,
             model,
             include_usage,
@@ -79,6 +81,7 @@ async fn answer(app: &App, asked: Asked) -> Result<Response, ApiError> {
     let Asked {
         kind,
         prompt,
+        place,
         options,
         model,
         include_usage,
@@ -86,7 +89,7 @@ async fn answer(app: &App, asked: Asked) -> Result<Response, ApiError> {
     let loaded = app.loaded()?;
     loaded.check_name(model.as_deref())?;
     let stream = options.stream;
-    let generation = Generation::start(app, &loaded, prompt, options).await?;
+    let generation = Generation::start(app, &loaded, prompt, place, options).await?;
     let writer = Writer::new(kind, loaded.id.clone(), include_usage);
     if stream {
         return Ok(generation.stream(writer));
