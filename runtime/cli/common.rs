@@ -33,7 +33,7 @@ impl ModelArgs {
             path: opened.path.clone(),
             reason,
         };
-        opened.model.validate_codes().map_err(invalid)?;
+        opened.model.validate_codes_now().map_err(invalid)?;
         Ok(opened)
     }
 

@@ -52,7 +52,7 @@ const GENERATED: usize = 32;
 pub fn run(args: InspectArgs, machine: &Machine) -> Result<(), CommandError> {
     let file = GgufFile::open(&args.model, MapOptions::default())?;
     let model = file.model().and_then(|model| match args.check {
-        true => model.validate_codes().map(|()| model),
+        true => model.validate_codes_now().map(|()| model),
         false => Ok(model),
     });
     let model = model.map(Arc::new);

@@ -136,6 +136,8 @@ async fn serve(app: App) -> Result<(), ServeError> {
     // PID 1 has no default actions: without handlers a signal would do nothing.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
 
+    // One thread for what may block, for good: a process limit may leave none when the first request comes.
+    tokio::task::spawn_blocking(|| ()).await.expect("nothing that panics");
     let app = Arc::new(app);
     let loader = spawn_loader(app.clone())?;
     let failed = async move {

@@ -6,4 +6,6 @@ mod api;
 mod client;
 mod errors;
 mod lifecycle;
+#[path = "../limited.rs"]
+mod limited;
 mod server;
