@@ -30,6 +30,15 @@ pub fn process_env() -> Env {
         .collect()
 }
 
+/// What it says about these settings alone, for a command that has no use for the others: whatever is wrong with those, and whatever flags
+/// the server was given instead, are no business of it.
+pub fn process_env_of(fields: &[&str]) -> Env {
+    let mut env = process_env();
+    let rows = || VARIABLES.iter().filter(|row| fields.contains(&row.field));
+    env.retain(|name, _| rows().any(|row| row.names().any(|n| n == *name)));
+    env
+}
+
 /// A row of the table: a flag and the variables that set it.
 #[derive(Debug)]
 pub struct Variable {

@@ -271,6 +271,7 @@ fn healthcheck_asks_the_server_that_the_environment_names() {
         "{code:?} {said}"
     );
 
+    // Only where the server is matters: the others are the server's business, and its flags may have beaten them.
     let port = port_of(&server);
     drop(server);
     let (code, said) = run(&["healthcheck"], &[("PORT", &port)]);
