@@ -75,5 +75,6 @@ fn exit_code(error: &Error) -> u8 {
             ServeError::Config(_) => sysexits::CONFIG,
             ServeError::Loader => sysexits::FAILURE,
         },
+        Error::Affinity(_) => sysexits::CONFIG,
     }
 }

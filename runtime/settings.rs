@@ -281,6 +281,25 @@ impl std::fmt::Debug for ApiKeys {
     }
 }
 
+/// How many tokens of context a request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    /// As the user said; 0 = what the model was trained for.
+    Exactly(usize),
+    /// Fewer when the model was trained for fewer.
+    AtMost(usize),
+}
+
+impl Context {
+    /// Tokens to ask the engine for, with a model that was trained for so many.
+    pub fn of(self, trained: usize) -> usize {
+        match self {
+            Context::Exactly(tokens) => tokens,
+            Context::AtMost(tokens) => tokens.min(trained),
+        }
+    }
+}
+
 /// How many requests are generated side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parallel {
@@ -305,8 +324,8 @@ pub struct Settings {
     pub api_keys: ApiKeys,
     /// Browser origins that may call the API, separated by commas, or `*`.
     pub cors_origin: Option<String>,
-    /// Tokens of context per request; `None` = what the model was trained for.
-    pub context: Option<usize>,
+    /// Tokens of context per request.
+    pub context: Context,
     /// Threads of the forward pass.
     pub threads: Threads,
     /// Requests that are generated side by side.
@@ -360,7 +379,7 @@ impl Settings {
             port: args.port.unwrap_or(8080),
             api_keys: args.api_key.unwrap_or_default(),
             cors_origin: args.cors_origin,
-            context: Some(args.ctx_size.unwrap_or(preset.context)).filter(|&tokens| tokens != 0),
+            context: args.ctx_size.map_or(Context::AtMost(preset.context), Context::Exactly),
             threads: args.threads.unwrap_or_default(),
             parallel: args
                 .parallel

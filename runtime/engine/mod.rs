@@ -187,8 +187,8 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// Puts sizes that make no sense into their range.
-    fn sanitized(mut self, model: &model::Config) -> Self {
+    /// Puts sizes that make no sense into their range. [`Engine::start`] does it; before that it is for whoever has to know the context.
+    pub fn sanitized(mut self, model: &model::Config) -> Self {
         if self.context > model.context {
             tracing::warn!(
                 "--ctx-size {} is more than the {} tokens the model was trained for: using {}",

@@ -38,39 +38,33 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     let tokenizer = tokenizer.map_err(invalid)?;
     let template = chat_template(settings.chat_template.as_deref(), &gguf, &tokenizer)?;
     let tokenizer = Arc::new(tokenizer);
-    let trained = model.config.context;
-    let context = settings.context.unwrap_or(trained).min(trained);
+    let (Parallel::Exactly(parallel) | Parallel::AtMost(parallel)) = settings.parallel;
+    let mut config = EngineConfig {
+        threads: app.threads,
+        context: settings.context.of(model.config.context),
+        parallel,
+        queue: settings.queue,
+        batch: settings.batch,
+        speculation: settings.speculation,
+        cache: settings.cache,
+    }
+    .sanitized(&model.config);
     let bytes = model.mapping.as_ref().as_ref().len() as u64;
-    let parallel = match settings.parallel {
-        Parallel::Exactly(n) => n,
-        Parallel::AtMost(n) => {
-            let sequence_bytes = KvCache::bytes(&model.config, settings.cache, context);
-            n.min(sequences_that_fit(Limits::read().memory_bytes, bytes, sequence_bytes))
-        }
-    };
+    let sequence_bytes = KvCache::bytes(&model.config, config.cache, config.context);
+    if let Parallel::AtMost(_) = settings.parallel {
+        let fit = sequences_that_fit(Limits::read().memory_bytes, bytes, sequence_bytes);
+        config.parallel = config.parallel.min(fit);
+    }
     let model = Arc::new(model);
-    let engine = Engine::start(
-        model.clone(),
-        tokenizer.clone(),
-        app.kernels,
-        EngineConfig {
-            threads: app.threads,
-            context,
-            parallel,
-            queue: settings.queue,
-            batch: settings.batch,
-            speculation: settings.speculation,
-            cache: settings.cache,
-        },
-    )
-    .map_err(|error| match error {
+    let engine = Engine::start(model.clone(), tokenizer.clone(), app.kernels, config).map_err(|error| match error {
         StartError::Memory(_) => ServeError::Config(error.to_string()),
         StartError::Cache(error) | StartError::Thread(error) => ServeError::System(error),
     })?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let id = settings.alias.clone().unwrap_or_else(|| stem.clone());
-    let cache_bytes = KvCache::bytes(&model.config, settings.cache, context) * parallel as u64;
+    let &EngineConfig { context, parallel, .. } = engine.config();
+    let cache_bytes = sequence_bytes * parallel as u64;
     tracing::info!(model = id, path = %path.display(), context, parallel, cache_bytes, ms = began.elapsed().as_millis() as u64, "model loaded");
     Ok(Loaded {
         id,
