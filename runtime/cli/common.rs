@@ -175,6 +175,18 @@ pub fn read_text(path: &Path) -> Result<String, CommandError> {
     })
 }
 
+/// A text with its control characters but line ends escaped. Names in a model file are the file's: none may reach the terminal as a command.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() && c != '\n' {
+            true => shown.extend(c.escape_debug()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// A comma-separated list of token ids, as `--tokens` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenList(pub Vec<u32>);
@@ -199,6 +211,12 @@ impl FromStr for TokenList {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_printable_is_a_command_to_the_terminal() {
+        assert_eq!(printable("a \"b\" \\ é\u{301}\n"), "a \"b\" \\ é\u{301}\n");
+        assert_eq!(printable("\x1b]0;x\x07 \r\u{9b}2J"), r"\u{1b}]0;x\u{7} \r\u{9b}2J");
+    }
 
     #[test]
     fn token_lists_are_numbers_and_commas() {

@@ -273,6 +273,15 @@ fn healthcheck_asks_the_server_that_the_environment_names() {
 
     // Only where the server is matters: the others are the server's business, and its flags may have beaten them.
     let port = port_of(&server);
+    let (code, said) = run(&["healthcheck"], &[("PORT", &port), ("BITNET_THREADS", "abc")]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(&["healthcheck"], &[("PORT", "abc")]);
+    assert!(code == Some(2) && said.contains("PORT is `abc`"), "{code:?} {said}");
+    for beyond in ["0", "86401", "18446744073709551615"] {
+        let (code, said) = run(&["healthcheck", "--port", &port, "--timeout", beyond], &[]);
+        assert!(code == Some(2) && said.contains("1..=86400"), "{code:?} {said}");
+    }
+
     drop(server);
     let (code, said) = run(&["healthcheck"], &[("PORT", &port)]);
     assert!(code == Some(1) && said.contains("no answer"), "{code:?} {said}");
