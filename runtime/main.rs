@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sterna::cli::bench::BenchError;
-use sterna::cli::common::CommandError;
+use sterna::cli::common::{CommandError, printable};
 use sterna::cli::{Cli, Error};
 use sterna::engine::{StartError, SubmitError};
 use sterna::kernels::{TAGS, TARGET};
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprintln!("sterna: {error}");
+    eprintln!("sterna: {}", printable(&error.to_string()));
     ExitCode::from(code)
 }
 
@@ -77,5 +77,6 @@ fn exit_code(error: &Error) -> u8 {
             ServeError::Config(_) => sysexits::CONFIG,
             ServeError::Loader => sysexits::FAILURE,
         },
+        Error::Affinity(_) => sysexits::CONFIG,
     }
 }

@@ -30,6 +30,15 @@ pub fn process_env() -> Env {
         .collect()
 }
 
+/// What it says about these settings alone, for a command that has no use for the others: whatever is wrong with those, and whatever flags
+/// the server was given instead, are no business of it.
+pub fn process_env_of(fields: &[&str]) -> Env {
+    let mut env = process_env();
+    let rows = || VARIABLES.iter().filter(|row| fields.contains(&row.field));
+    env.retain(|name, _| rows().any(|row| row.names().any(|n| n == *name)));
+    env
+}
+
 /// A row of the table: a flag and the variables that set it.
 #[derive(Debug)]
 pub struct Variable {
@@ -272,6 +281,25 @@ impl std::fmt::Debug for ApiKeys {
     }
 }
 
+/// How many tokens of context a request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    /// As the user said; 0 = what the model was trained for.
+    Exactly(usize),
+    /// Fewer when the model was trained for fewer.
+    AtMost(usize),
+}
+
+impl Context {
+    /// Tokens to ask the engine for, with a model that was trained for so many.
+    pub fn of(self, trained: usize) -> usize {
+        match self {
+            Context::Exactly(tokens) => tokens,
+            Context::AtMost(tokens) => tokens.min(trained),
+        }
+    }
+}
+
 /// How many requests are generated side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parallel {
@@ -296,8 +324,8 @@ pub struct Settings {
     pub api_keys: ApiKeys,
     /// Browser origins that may call the API, separated by commas, or `*`.
     pub cors_origin: Option<String>,
-    /// Tokens of context per request; `None` = what the model was trained for.
-    pub context: Option<usize>,
+    /// Tokens of context per request.
+    pub context: Context,
     /// Threads of the forward pass.
     pub threads: Threads,
     /// Requests that are generated side by side.
@@ -351,7 +379,7 @@ impl Settings {
             port: args.port.unwrap_or(8080),
             api_keys: args.api_key.unwrap_or_default(),
             cors_origin: args.cors_origin,
-            context: Some(args.ctx_size.unwrap_or(preset.context)).filter(|&tokens| tokens != 0),
+            context: args.ctx_size.map_or(Context::AtMost(preset.context), Context::Exactly),
             threads: args.threads.unwrap_or_default(),
             parallel: args
                 .parallel

@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::common::CommandError;
 use super::run::{Answer, generate, show};
+use super::warnings::Hold;
 use crate::engine::{Engine, FinishReason, Request, Sampling, SubmitError};
 use crate::text::{ChatTemplate, Message, Tokenizer};
 
@@ -139,7 +140,10 @@ impl Chat<'_> {
             true => Talk::Text(Vec::new()),
             false => Talk::Messages(Vec::new()),
         };
+        // The screen is the chat's until it ends.
+        let warnings = Hold::begin();
         loop {
+            warnings.show();
             let entered = match editor.readline("> ") {
                 Ok(entered) => entered,
                 Err(ReadlineError::Interrupted) => {

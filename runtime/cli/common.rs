@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::engine::forward::PassError;
 use crate::engine::kv::{CacheType, CacheTypes};
-use crate::engine::{StartError, SubmitError};
+use crate::engine::{Failure, StartError, SubmitError};
 use crate::kernels::{self, NoVariant, Variant};
 use crate::machine::cpu::Machine;
 use crate::model::{CacheDir, MapOptions, Model, ModelError, Opened};
@@ -33,7 +33,7 @@ impl ModelArgs {
             path: opened.path.clone(),
             reason,
         };
-        opened.model.validate_codes().map_err(invalid)?;
+        opened.model.validate_codes_now().map_err(invalid)?;
         Ok(opened)
     }
 
@@ -118,9 +118,9 @@ pub enum CommandError {
     /// The server whose start was to be measured did not serve.
     #[error("cannot measure a server's start: {0}")]
     Server(io::Error),
-    /// The generation failed; the message is the engine's.
-    #[error("{0}")]
-    Generation(String),
+    /// The generation failed.
+    #[error(transparent)]
+    Generation(#[from] Failure),
     /// The chat template cannot be used.
     #[error(transparent)]
     Template(#[from] TemplateError),
@@ -175,6 +175,18 @@ pub fn read_text(path: &Path) -> Result<String, CommandError> {
     })
 }
 
+/// A text with its control characters but line ends escaped. Names in a model file are the file's: none may reach the terminal as a command.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() && c != '\n' {
+            true => shown.extend(c.escape_debug()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// A comma-separated list of token ids, as `--tokens` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenList(pub Vec<u32>);
@@ -199,6 +211,12 @@ impl FromStr for TokenList {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_printable_is_a_command_to_the_terminal() {
+        assert_eq!(printable("a \"b\" \\ é\u{301}\n"), "a \"b\" \\ é\u{301}\n");
+        assert_eq!(printable("\x1b]0;x\x07 \r\u{9b}2J"), r"\u{1b}]0;x\u{7} \r\u{9b}2J");
+    }
 
     #[test]
     fn token_lists_are_numbers_and_commas() {

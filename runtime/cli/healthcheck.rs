@@ -16,8 +16,8 @@ pub struct HealthcheckArgs {
     /// Port the server listens on [default: 8080] [env: STERNA_PORT, PORT, LLAMA_ARG_PORT]
     #[arg(long)]
     port: Option<u16>,
-    /// Seconds to wait for the answer
-    #[arg(long, value_name = "SECONDS", default_value_t = 3)]
+    /// Seconds to wait for the answer, up to a day
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=86400))]
     timeout: u64,
 }
 
@@ -49,7 +49,7 @@ pub fn run(args: HealthcheckArgs) -> Result<(), super::Error> {
         port: args.port,
         ..ServeArgs::default()
     };
-    let server = Settings::new(server, &settings::process_env())?;
+    let server = Settings::new(server, &settings::process_env_of(&["host", "port"]))?;
     // A server that listens everywhere is asked over loopback.
     let host = match server.host {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -57,7 +57,7 @@ pub fn run(args: HealthcheckArgs) -> Result<(), super::Error> {
         host => host,
     };
     let address = SocketAddr::new(host, server.port);
-    let answer = get_health(address, Duration::from_secs(args.timeout.max(1)))
+    let answer = get_health(address, Duration::from_secs(args.timeout))
         .map_err(|error| NotReady::NoAnswer { address, error })?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.lines().next().unwrap_or_default();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::common::CommandError;
+use super::common::{CommandError, printable};
 use crate::engine::Sampling;
 use crate::engine::kv::{CacheType, CacheTypes, KvCache};
 use crate::engine::sampling::Sampler;
@@ -52,7 +52,7 @@ const GENERATED: usize = 32;
 pub fn run(args: InspectArgs, machine: &Machine) -> Result<(), CommandError> {
     let file = GgufFile::open(&args.model, MapOptions::default())?;
     let model = file.model().and_then(|model| match args.check {
-        true => model.validate_codes().map(|()| model),
+        true => model.validate_codes_now().map(|()| model),
         false => Ok(model),
     });
     let model = model.map(Arc::new);
@@ -72,7 +72,7 @@ pub fn run(args: InspectArgs, machine: &Machine) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     match args.json {
         true => writeln!(out, "{:#}", report.json())?,
-        false => write!(out, "{}", report.text())?,
+        false => write!(out, "{}", printable(&report.text()))?,
     }
     match report.model {
         // What else there is to say has been said.
@@ -206,7 +206,7 @@ impl<'a> Report<'a> {
         )?;
         writeln!(out, "\nMetadata")?;
         for (key, kind, value) in gguf.entries() {
-            // Names are the file's as well: nothing in them may reach the terminal as a command.
+            // Names are the file's as well: a line end in one must not make another line.
             let key = key.escape_debug().to_string();
             writeln!(out, "  {key:<44} {:<7} {}", kind.name(), metadata_text(value))?;
         }

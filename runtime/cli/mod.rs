@@ -6,7 +6,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::kernels::TARGET;
 use crate::machine::cpu::Machine;
 use crate::machine::pipe::end_on_broken_pipe;
-use crate::settings::{ServeArgs, VARIABLES};
+use crate::settings::{self, ServeArgs, Settings, VARIABLES};
 
 pub mod bench;
 mod chat;
@@ -19,6 +19,7 @@ pub mod perplexity;
 pub mod run;
 pub mod serve;
 pub mod tokenize;
+mod warnings;
 
 /// Runs BitNet b1.58 (ternary) language models on CPUs.
 ///
@@ -44,6 +45,7 @@ Examples:
   sterna healthcheck                         exit 0 when the server on this machine is ready
 
 A flag beats its STERNA_ variable, which beats the other variables in the order listed.
+STERNA_CPU_AFFINITY and CPU_AFFINITY hold for every subcommand that computes.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 65 not a usable model, 66 no model, 69 address not available,
 74 input/output error, 78 this CPU cannot run this image.";
 
@@ -75,6 +77,9 @@ pub enum Error {
     /// A setting that cannot be used.
     #[error(transparent)]
     Settings(#[from] crate::settings::SettingsError),
+    /// CPUs that cannot be had.
+    #[error(transparent)]
+    Affinity(#[from] crate::machine::limits::AffinityError),
     /// The server could not start or go on.
     #[error(transparent)]
     Serve(#[from] crate::serve::ServeError),
@@ -116,6 +121,15 @@ impl Cli {
         // `sterna inspect model | head` ends quietly; a server outlives whoever read its log.
         if !matches!(self.command, None | Some(Command::Serve(_))) {
             end_on_broken_pipe();
+            warnings::show();
+        }
+        if let Some(
+            Command::Run(_) | Command::Inspect(_) | Command::Bench(_) | Command::Logits(_) | Command::Perplexity(_),
+        ) = self.command
+        {
+            // The server has a flag as well. Whatever else computes stays on the CPUs that the environment names.
+            let settings = Settings::new(ServeArgs::default(), &settings::process_env_of(&["cpu_affinity"]))?;
+            settings.affinity.apply()?;
         }
         match self.command {
             None => serve::run(self.serve, machine),

@@ -10,10 +10,12 @@ use serde_json::json;
 
 use super::chat::Chat;
 use super::common::{CacheArgs, CacheDirArgs, CommandError, ModelArgs, TokenList, read_text};
+use super::warnings::Hold;
 use crate::engine::background::{Preparing, Priority};
 use crate::engine::{DEFAULT_BATCH, Engine, EngineConfig, Event, FinishReason, Request, Sampling, Speculation, Stats};
 use crate::machine::cpu::Machine;
 use crate::machine::limits::Threads;
+use crate::settings::Context;
 use crate::text::{ChatTemplate, TemplateError, Tokenizer};
 
 /// What to continue, and how.
@@ -42,15 +44,8 @@ pub struct RunArgs {
     #[arg(long)]
     ignore_eos: bool,
     /// Tokens of context, prompt and answer together [default: 4096, or the model's if less]
-    #[arg(
-        short,
-        long,
-        value_name = "TOKENS",
-        default_value_t = 4096,
-        hide_default_value = true,
-        env = "STERNA_CTX_SIZE"
-    )]
-    ctx_size: usize,
+    #[arg(short, long, value_name = "TOKENS", env = "STERNA_CTX_SIZE")]
+    ctx_size: Option<usize>,
     /// Guess tokens from the text so far, and verify them together where that pays: `ngram`, or `none`; the output is the same
     #[arg(long, value_name = "TYPE", default_value = "ngram", env = "STERNA_SPEC_TYPE")]
     spec_type: Speculation,
@@ -128,7 +123,10 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
     let tokenizer = Arc::new(Tokenizer::from_gguf(&opened.gguf, args.tokenizer_pre.as_deref())?);
     let config = EngineConfig {
         threads: args.threads.resolve(),
-        context: args.ctx_size,
+        context: args
+            .ctx_size
+            .map_or(Context::AtMost(4096), Context::Exactly)
+            .of(opened.model.config.context),
         parallel: 1,
         queue: 1, // a message after an answer that was stopped and is not quite over
         batch: DEFAULT_BATCH,
@@ -174,6 +172,7 @@ pub fn run(args: RunArgs, machine: &Machine) -> Result<(), CommandError> {
             tokenizer.encode(text, !args.raw, !args.raw)
         }
     };
+    let _warnings = Hold::begin(); // they come after the answer, not within it
     // Nothing here waits for more than the engine's events: a runtime without timers and sockets.
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let to_the_end = std::future::pending();
@@ -291,7 +290,7 @@ pub async fn generate(
                 (answer.reason, answer.stats) = (Some(reason), stats);
                 return Ok(answer);
             }
-            Event::Failed(message) => return Err(CommandError::Generation(message)),
+            Event::Failed(failure) => return Err(failure.into()),
         }
     }
 }

@@ -95,7 +95,7 @@ pub fn prepare(
     let body_bytes = layout.as_ref().map_or(0, |layout| model.repacked_bytes(layout) as u64);
     match &layout {
         Some(layout) => self::repack(model, kernels, kept.as_mut(), layout, cancel)?,
-        None => validate(model)?,
+        None => model.validate_codes()?,
     }
     let head_bytes = CoarseHead::bytes_for(&model.embedding) as u64;
     if repack && fits("coding the output head", head_bytes + body_bytes, other_bytes) {
@@ -236,7 +236,7 @@ fn repack(
         Err(RepackError::Invalid(reason)) => Err(reason),
         Err(error @ RepackError::Memory(_)) => {
             tracing::warn!("going on with the rest of the weights as the file has them: {error}");
-            validate(model)
+            model.validate_codes()
         }
     }
 }
@@ -250,14 +250,6 @@ fn code_head(model: &Model, kept: Option<&mut Sidecar>, cancel: &AtomicBool) {
             "output head coded: the same tokens for three eighths of its bytes"
         ),
         Err(reason) => tracing::info!("the output head is read as the file has it: {reason}"),
-    }
-}
-
-/// On one thread: the others belong to the answers.
-fn validate(model: &Model) -> Result<(), InvalidModel> {
-    match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
-        Ok(one) => one.install(|| model.validate_codes()),
-        Err(_) => model.validate_codes(),
     }
 }
 

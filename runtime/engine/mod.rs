@@ -74,8 +74,25 @@ pub enum Event {
         /// Counts and times.
         stats: Stats,
     },
-    /// The generation could not go on; the message is for the user.
-    Failed(String),
+    /// The generation could not go on.
+    Failed(Failure),
+}
+
+/// Why a generation could not go on, in words for the user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// What came of this request's tokens is not finite; others may go on.
+    #[error(transparent)]
+    NonFinite(#[from] forward::NonFinite),
+    /// The engine is shutting down.
+    #[error("the server is shutting down")]
+    Stopping,
+    /// The engine cannot go on: every request fails from now on.
+    #[error("{reason}")]
+    Broken {
+        /// What happened, and what to do.
+        reason: String,
+    },
 }
 
 /// Why a generation ended.
@@ -177,8 +194,8 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// Puts sizes that make no sense into their range.
-    fn sanitized(mut self, model: &model::Config) -> Self {
+    /// Puts sizes that make no sense into their range. [`Engine::start`] does it; before that it is for whoever has to know the context.
+    pub fn sanitized(mut self, model: &model::Config) -> Self {
         if self.context > model.context {
             tracing::warn!(
                 "--ctx-size {} is more than the {} tokens the model was trained for: using {}",
@@ -346,17 +363,16 @@ impl Drop for Handle {
 /// The life of the engine's thread: it ends with a sentence for whoever still waits, whatever happens.
 fn serve(mut scheduler: Scheduler) {
     match panic::catch_unwind(AssertUnwindSafe(|| scheduler.run())) {
-        Ok(Ok(())) => scheduler.fail_all("the server is shutting down", false),
+        Ok(Ok(())) => scheduler.fail_all(&Failure::Stopping),
         Ok(Err(lost)) => {
             tracing::error!("{lost}");
-            scheduler.fail_all(&lost.to_string(), true);
+            let reason = lost.to_string();
+            scheduler.fail_all(&Failure::Broken { reason });
         }
         Err(_) => {
             tracing::error!("the engine's thread panicked");
-            scheduler.fail_all(
-                "the engine stopped after an internal error: restart the server and report this",
-                true,
-            );
+            let reason = "the engine stopped after an internal error: restart the server and report this".to_owned();
+            scheduler.fail_all(&Failure::Broken { reason });
         }
     }
 }

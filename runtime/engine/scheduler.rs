@@ -18,7 +18,7 @@ use super::kv::KvCache;
 use super::logprobs::Logprobs;
 use super::sampling::Sampler;
 use super::speculate::{self, Costs, Lookup, Speculation};
-use super::{EngineConfig, Event, FinishReason, Request, Stats, SubmitError};
+use super::{EngineConfig, Event, Failure, FinishReason, Request, Stats, SubmitError};
 use crate::text::{Piece, StreamDecoder, Tokenizer};
 
 /// Most prompt rows in a pass that others wait in for their next token: enough for the matrix product to work near
@@ -208,7 +208,7 @@ impl Sequence {
 
     /// It is over, and why.
     fn fail(&self, error: NonFinite) -> bool {
-        self.send(Event::Failed(error.to_string()));
+        self.send(Event::Failed(error.into()));
         true
     }
 
@@ -282,16 +282,16 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Ends everything that is here, and whatever might still come, with one sentence.
-    pub fn fail_all(&mut self, reason: &str, broken: bool) {
+    /// Ends everything that is here, and whatever might still come, for one reason.
+    pub fn fail_all(&mut self, failure: &Failure) {
         let mut state = self.shared.lock();
-        if broken {
-            state.broken = Some(reason.to_owned());
+        if let Failure::Broken { reason } = failure {
+            state.broken = Some(reason.clone());
         }
         state.active = 0;
         let waiting = state.queue.drain(..).map(|job| job.events);
         for events in waiting.chain(self.active.drain(..).map(|sequence| sequence.events)) {
-            let _ = events.send(Event::Failed(reason.to_owned()));
+            let _ = events.send(Event::Failed(failure.clone()));
         }
     }
 

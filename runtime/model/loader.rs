@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
+use rayon::{ThreadBuilder, ThreadPoolBuilder};
 
 use super::error::{InvalidModel, ModelError};
 use super::gguf::{Encoding, Gguf, TensorInfo};
@@ -78,19 +79,36 @@ impl Model {
         Weights::new(gguf, &config).model(config.clone(), mapping)
     }
 
-    /// Checks that every ternary weight is one: the code 3 must not occur. Reads all matrices, on rayon's threads.
+    /// Checks that every ternary weight is one: the code 3 must not occur. Reads all matrices, on this thread.
     ///
     /// For a time when nobody waits: kernels count code 3 as +2, so an invalid file gives wrong words until this has
     /// run, and nothing worse.
     pub fn validate_codes(&self) -> Result<(), InvalidModel> {
-        self.layers.par_iter().enumerate().try_for_each(|(index, layer)| {
-            for (name, matrix) in layer.matrices() {
-                if has_code_3(&matrix.packed) {
-                    return Err(InvalidModel::NotTernary(format!("blk.{index}.{name}.weight")));
-                }
-            }
-            Ok(())
-        })
+        self.layers.iter().enumerate().try_for_each(validate_layer)
+    }
+
+    /// The same on as many threads as there are CPUs, for somebody who waits.
+    pub fn validate_codes_now(&self) -> Result<(), InvalidModel> {
+        self.validate_codes_on(ThreadPoolBuilder::new())
+    }
+
+    /// On threads that end with this, or on this one where the system refuses them (which rayon's global pool panics for).
+    fn validate_codes_on(&self, threads: ThreadPoolBuilder) -> Result<(), InvalidModel> {
+        let validate = || self.layers.par_iter().enumerate().try_for_each(validate_layer);
+        threads
+            .build_scoped(ThreadBuilder::run, |pool| pool.install(validate))
+            .unwrap_or_else(|_| self.validate_codes())
+    }
+}
+
+fn validate_layer((index, layer): (usize, &Layer)) -> Result<(), InvalidModel> {
+    match layer
+        .matrices()
+        .into_iter()
+        .find(|(_, matrix)| has_code_3(&matrix.packed))
+    {
+        Some((name, _)) => Err(InvalidModel::NotTernary(format!("blk.{index}.{name}.weight"))),
+        None => Ok(()),
     }
 }
 
@@ -282,6 +300,7 @@ fn wrong_encoding(name: String, tensor: &TensorInfo) -> InvalidModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::testing::small_model;
 
     const NANO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/runtime/tests/data/nano-i2_s.gguf");
 
@@ -304,6 +323,22 @@ mod tests {
             assert!(model.layers[1].ffn_down.scale > 0.0);
             assert_eq!(gguf.get::<&str>("tokenizer.ggml.pre"), Ok(Some("llama-bpe")));
             assert_eq!(model.validate_codes(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn codes_are_validated_with_threads_and_without() {
+        // No address space is large enough for such stacks.
+        let refused = || ThreadPoolBuilder::new().num_threads(2).stack_size(1 << 60);
+        assert!(refused().build().is_err());
+        let mut writer = small_model();
+        for valid in [true, false] {
+            let (model, _) = writer.load().unwrap();
+            for found in [model.validate_codes_now(), model.validate_codes_on(refused())] {
+                assert_eq!(found, model.validate_codes());
+                assert_eq!(found.is_ok(), valid);
+            }
+            writer.tensor("blk.0.ffn_down.weight").data[7] = 0b00_11_00_00;
         }
     }
 }

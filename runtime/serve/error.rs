@@ -4,7 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::engine::SubmitError;
+use crate::engine::{Failure, SubmitError};
 
 use super::body::json_response;
 
@@ -115,6 +115,12 @@ impl ApiError {
         )
     }
 
+    /// 503: too many others send megabytes as well.
+    pub fn too_many_large_bodies() -> Self {
+        let message = "too many large requests arrive at the same time: try again later, or send less text";
+        Self::unavailable("overloaded", message, 5)
+    }
+
     /// 503: not now, but perhaps in a moment.
     pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after_s: u32) -> Self {
         let error = Self::new(
@@ -177,6 +183,23 @@ impl From<SubmitError> for ApiError {
             SubmitError::Sampling(error) => ApiError::invalid(error.name, message),
             SubmitError::Broken { .. } => ApiError::broken(message),
             SubmitError::Stopping => ApiError::unavailable("stopping", message, 5),
+        }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        let message = failure.to_string();
+        match failure {
+            // The engine goes on: a client that asks for something else may be answered.
+            Failure::NonFinite(_) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "server_error",
+                Some("non_finite"),
+                message,
+            ),
+            Failure::Stopping => ApiError::unavailable("stopping", message, 5),
+            Failure::Broken { .. } => ApiError::broken(message),
         }
     }
 }

@@ -14,18 +14,22 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::engine::{Event, FinishReason, Logprobs, Request, Stats};
 use crate::text::Message;
 
-use super::body::to_json;
+use super::body::{Place, to_json};
 use super::error::ApiError;
 use super::options::Options;
 use super::state::{App, Loaded};
 
 /// Longest silence in a stream: shorter than the idle time-outs of common proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Threads that tokenize prompts.
+pub const TOKENIZING_MAX: usize = 4;
+static TOKENIZERS: Semaphore = Semaphore::const_new(TOKENIZING_MAX);
 
 /// What to continue.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,13 +99,23 @@ pub struct Output {
 }
 
 impl Generation {
-    /// Tokenizes the prompt and queues the request.
-    pub async fn start(app: &App, loaded: &Arc<Loaded>, prompt: Prompt, options: Options) -> Result<Self, ApiError> {
+    /// Tokenizes the prompt, which frees the place of its body, and queues the request.
+    pub async fn start(
+        app: &App,
+        loaded: &Arc<Loaded>,
+        prompt: Prompt,
+        place: Place,
+        options: Options,
+    ) -> Result<Self, ApiError> {
         let tokenizing = loaded.clone();
+        // Who waits for a thread waits here, where a prompt goes away with its client.
+        let turn = TOKENIZERS.acquire().await.expect("the semaphore is never closed");
         // A prompt of megabytes takes a while: not on a thread that serves connections.
-        let prompt = tokio::task::spawn_blocking(move || tokens(&tokenizing, prompt))
-            .await
-            .unwrap_or_else(|_| Err(ApiError::internal()))?;
+        let tokenized = tokio::task::spawn_blocking(move || {
+            let _held = (turn, place);
+            tokens(&tokenizing, prompt)
+        });
+        let prompt = tokenized.await.unwrap_or_else(|_| Err(ApiError::internal()))?;
         let stats = Stats {
             prompt_tokens: prompt.len(),
             ..Stats::default()
@@ -142,10 +156,10 @@ impl Generation {
                 log_end(reason, &stats);
                 Ok(Piece::End(End { reason, text, stats }))
             }
-            Some(Event::Failed(message)) => {
+            Some(Event::Failed(failure)) => {
                 self.over = true;
-                tracing::error!("generation failed: {message}");
-                Err(ApiError::broken(message))
+                tracing::error!("generation failed: {failure}");
+                Err(failure.into())
             }
             None => {
                 self.over = true;

@@ -29,7 +29,7 @@ pub fn routes() -> Router<Arc<App>> {
 async fn completion(State(app): State<Arc<App>>, body: JsonObject) -> Result<Response, ApiError> {
     let options = Options::read(&body, &Defaults::LLAMA, Some(Form::Llama))?;
     let prompt = read_prompt(&body)?;
-    drop(body); // may hold megabytes of ignored fields, and the queue may be long
+    let place = body.into_place(); // the queue may be long
     let loaded = app.loaded()?;
     let mut writer = Writer {
         model: loaded.id.clone(),
@@ -38,7 +38,7 @@ async fn completion(State(app): State<Arc<App>>, body: JsonObject) -> Result<Res
         unsent: Unsent::new(Form::Llama, loaded.tokenizer.clone()),
     };
     let stream = options.stream;
-    let generation = Generation::start(&app, &loaded, prompt, options).await?;
+    let generation = Generation::start(&app, &loaded, prompt, place, options).await?;
     if stream {
         return Ok(generation.stream(writer));
     }

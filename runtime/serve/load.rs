@@ -38,40 +38,34 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     let tokenizer = tokenizer.map_err(invalid)?;
     let template = chat_template(settings.chat_template.as_deref(), &gguf, &tokenizer)?;
     let tokenizer = Arc::new(tokenizer);
-    let trained = model.config.context;
-    let context = settings.context.unwrap_or(trained).min(trained);
-    let bytes = model.mapping.as_ref().as_ref().len() as u64;
-    let sizes = |parallel| EngineConfig {
+    let (Parallel::Exactly(parallel) | Parallel::AtMost(parallel)) = settings.parallel;
+    let mut config = EngineConfig {
         threads: app.threads,
-        context,
+        context: settings.context.of(model.config.context),
         parallel,
         queue: settings.queue,
         batch: settings.batch,
         speculation: settings.speculation,
         cache: settings.cache,
-    };
-    let parallel = match settings.parallel {
-        Parallel::Exactly(n) => n,
-        Parallel::AtMost(n) => {
-            let sequence_bytes = KvCache::bytes(&model.config, settings.cache, context);
-            let other_bytes = bytes.saturating_add(sizes(n).buffer_bytes(&model.config));
-            n.min(sequences_that_fit(
-                Limits::read().memory_bytes,
-                other_bytes,
-                sequence_bytes,
-            ))
-        }
-    };
+    }
+    .sanitized(&model.config);
+    let bytes = model.mapping.as_ref().as_ref().len() as u64;
+    let sequence_bytes = KvCache::bytes(&model.config, config.cache, config.context);
+    if let Parallel::AtMost(_) = settings.parallel {
+        let other_bytes = bytes.saturating_add(config.buffer_bytes(&model.config));
+        let fit = sequences_that_fit(Limits::read().memory_bytes, other_bytes, sequence_bytes);
+        config.parallel = config.parallel.min(fit);
+    }
     let model = Arc::new(model);
-    let engine =
-        Engine::start(model.clone(), tokenizer.clone(), app.kernels, sizes(parallel)).map_err(|error| match error {
-            StartError::Memory(_) => ServeError::Config(error.to_string()),
-            StartError::Cache(error) | StartError::Thread(error) => ServeError::System(error),
-        })?;
+    let engine = Engine::start(model.clone(), tokenizer.clone(), app.kernels, config).map_err(|error| match error {
+        StartError::Memory(_) => ServeError::Config(error.to_string()),
+        StartError::Cache(error) | StartError::Thread(error) => ServeError::System(error),
+    })?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let id = settings.alias.clone().unwrap_or_else(|| stem.clone());
-    let cache_bytes = KvCache::bytes(&model.config, settings.cache, context) * parallel as u64;
+    let &EngineConfig { context, parallel, .. } = engine.config();
+    let cache_bytes = sequence_bytes * parallel as u64;
     tracing::info!(model = id, path = %path.display(), context, parallel, cache_bytes, ms = began.elapsed().as_millis() as u64, "model loaded");
     Ok(Loaded {
         id,
@@ -140,7 +134,7 @@ type Found = (Instant, Opened, Result<Tokenizer, TokenizerError>);
 fn open(app: &App, path: &Path, options: MapOptions) -> Result<Found, ModelError> {
     let began = Instant::now();
     let file = GgufFile::open(path, options)?;
-    app.phase.send_replace(Phase::Loading);
+    app.set_phase(Phase::Loading);
     let pre = app.settings.tokenizer_pre.as_deref();
     let (tokenizer, model) = join(|| Tokenizer::from_gguf(&file.gguf, pre), || file.model());
     Ok((began, file.with_model(model)?, tokenizer))
@@ -171,7 +165,7 @@ fn wait_for_model(app: &App, path: &Path, options: MapOptions) -> Result<Found, 
             tracing::warn!("waiting for a model: {why}");
             said.clone_from(&why);
         }
-        app.phase.send_replace(Phase::Waiting(why));
+        app.set_phase(Phase::Waiting(why));
         thread::sleep(POLL.min(deadline.saturating_duration_since(Instant::now())));
     }
 }

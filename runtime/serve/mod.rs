@@ -41,6 +41,7 @@ use crate::model::Model;
 use crate::settings::Settings;
 
 use error::ApiError;
+use generate::TOKENIZING_MAX;
 use listen::Server;
 use state::{App, Phase};
 
@@ -117,7 +118,8 @@ pub fn run(settings: Settings, machine: &Machine) -> Result<(), ServeError> {
     // Two threads carry thousands of connections; the cores belong to the forward pass.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(4)
+        .max_blocking_threads(TOKENIZING_MAX)
+        .thread_keep_alive(Duration::MAX)
         .thread_name("http")
         .enable_all()
         .build()?;
@@ -136,6 +138,8 @@ async fn serve(app: App) -> Result<(), ServeError> {
     // PID 1 has no default actions: without handlers a signal would do nothing.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
 
+    // One thread for what may block, for good: a process limit may leave none when the first request comes.
+    tokio::task::spawn_blocking(|| ()).await.expect("nothing that panics");
     let app = Arc::new(app);
     let loader = spawn_loader(app.clone())?;
     let failed = async move {
@@ -220,7 +224,7 @@ fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<Result<(), ServeE
                 background::follow(model, kernels, &AtomicBool::new(false));
             }
             Err(error) => {
-                app.phase.send_replace(Phase::Failed);
+                app.set_phase(Phase::Failed);
                 ended.send(Err(error)).ok();
             }
         })?;
@@ -229,8 +233,11 @@ fn spawn_loader(app: Arc<App>) -> io::Result<oneshot::Receiver<Result<(), ServeE
 
 fn load_and_finish(app: &App) -> Result<Arc<Model>, ServeError> {
     let loaded = Arc::new(load::load(app)?);
-    app.phase.send_replace(Phase::Ready(loaded.clone()));
+    app.set_phase(Phase::Ready(loaded.clone()));
     tracing::info!("ready after {} ms", app.started.elapsed().as_millis());
     load::finish(app, &loaded)?;
     Ok(loaded.model.clone())
 }
+
+#[cfg(test)]
+mod tests;

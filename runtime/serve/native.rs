@@ -40,7 +40,7 @@ async fn generate(State(app): State<Arc<App>>, body: JsonObject) -> Result<Respo
         return Err(ApiError::invalid("prompt", "`prompt` is empty"));
     }
     let options = Options::read(&body, &DEFAULTS, None)?;
-    drop(body); // may hold megabytes of ignored fields, and the queue may be long
+    let place = body.into_place(); // the queue may be long
     if options.stream {
         return Err(ApiError::invalid(
             "stream",
@@ -52,7 +52,7 @@ async fn generate(State(app): State<Arc<App>>, body: JsonObject) -> Result<Respo
         None => fields.prompt,
     };
     let loaded = app.loaded()?;
-    let output = Generation::start(&app, &loaded, Prompt::Text(prompt), options)
+    let output = Generation::start(&app, &loaded, Prompt::Text(prompt), place, options)
         .await?
         .collect()
         .await?;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::engine::{FinishReason, Stats};
 use crate::text::Message;
 
-use super::body::{JsonObject, json_response};
+use super::body::{JsonObject, Place, json_response};
 use super::error::ApiError;
 use super::generate::{End, Format, Generation, Prompt, Token, sse, timings};
 use super::logprobs::{Entries, Form, Unsent};
@@ -44,6 +44,7 @@ async fn completions(State(app): State<Arc<App>>, body: JsonObject) -> Result<Re
 struct Asked {
     kind: Kind,
     prompt: Prompt,
+    place: Place,
     options: Options,
     model: Option<String>,
     include_usage: bool,
@@ -69,6 +70,7 @@ impl Asked {
         Ok(Asked {
             kind,
             prompt,
+            place: body.into_place(),
             options,
             model,
             include_usage,
@@ -80,6 +82,7 @@ async fn answer(app: &App, asked: Asked) -> Result<Response, ApiError> {
     let Asked {
         kind,
         prompt,
+        place,
         options,
         model,
         include_usage,
@@ -90,7 +93,7 @@ async fn answer(app: &App, asked: Asked) -> Result<Response, ApiError> {
     let unsent = options
         .logprobs
         .map(|_| Unsent::new(kind.form(), loaded.tokenizer.clone()));
-    let generation = Generation::start(app, &loaded, prompt, options).await?;
+    let generation = Generation::start(app, &loaded, prompt, place, options).await?;
     let mut writer = Writer::new(kind, loaded.id.clone(), include_usage, unsent);
     if stream {
         return Ok(generation.stream(writer));

@@ -99,13 +99,27 @@ impl App {
         }
     }
 
+    /// Goes on to the loader's next phase, unless a signal came meanwhile: [`Phase::Stopping`] is the last one.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.send_if_modified(|current| {
+            let goes_on = !matches!(current, Phase::Stopping);
+            if goes_on {
+                *current = phase;
+            }
+            goes_on
+        });
+    }
+
     /// The model, or why there is none to ask.
     pub fn loaded(&self) -> Result<Arc<Loaded>, ApiError> {
         match &*self.phase.borrow() {
+            Phase::Ready(loaded) if loaded.works() => Ok(loaded.clone()),
             Phase::Ready(loaded) if loaded.model.mapping.lost() => Err(ApiError::broken(
                 "the model file changed while it was in use: restart the server",
             )),
-            Phase::Ready(loaded) => Ok(loaded.clone()),
+            Phase::Ready(_) => Err(ApiError::broken(
+                "the engine stopped after an internal error: restart the server; its log says more",
+            )),
             Phase::Waiting(why) => Err(ApiError::unavailable(
                 "waiting_for_model",
                 format!("no model yet: {why}"),

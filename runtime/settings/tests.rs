@@ -16,7 +16,10 @@ fn defaults_serve_a_mounted_directory() {
         (s.model.to_str(), s.host.to_string().as_str(), s.port),
         (Some("/models"), "0.0.0.0", 8080)
     );
-    assert_eq!((s.context, s.parallel, s.batch), (Some(4096), Parallel::AtMost(4), 256));
+    assert_eq!(
+        (s.context, s.parallel, s.batch),
+        (Context::AtMost(4096), Parallel::AtMost(4), 256)
+    );
     assert!(s.api_keys.is_open() && s.mmap && !s.mlock && s.warnings.is_empty());
 }
 
@@ -31,9 +34,9 @@ fn a_flag_beats_the_canonical_variable_which_beats_aliases_in_their_order() {
         ctx_size: Some(4),
         ..ServeArgs::default()
     };
-    assert_eq!(Settings::new(args, &env(&all)).unwrap().context, Some(4));
+    assert_eq!(Settings::new(args, &env(&all)).unwrap().context, Context::Exactly(4));
     for (skip, expected) in [(0, 3), (1, 2), (2, 1)] {
-        assert_eq!(settings(&all[skip..]).unwrap().context, Some(expected));
+        assert_eq!(settings(&all[skip..]).unwrap().context, Context::Exactly(expected));
     }
 }
 
@@ -59,7 +62,10 @@ fn existing_deployments_keep_working() {
     assert_eq!((s.cache.k, s.cache.v), (CacheType::Q8_0, CacheType::F16));
     assert_eq!(s.model.to_str(), Some("/app/models/ggml-model-i2_s.gguf"));
     assert_eq!(s.threads, Threads::Count(NonZeroUsize::new(3).unwrap()));
-    assert_eq!((s.context, s.port, s.kernel.as_deref()), (Some(2048), 8081, None));
+    assert_eq!(
+        (s.context, s.port, s.kernel.as_deref()),
+        (Context::Exactly(2048), 8081, None)
+    );
     assert_eq!(s.model_wait_timeout, Duration::from_secs(60));
     assert!(s.api_keys.accepts("secret"));
     assert_eq!(s.warnings, Vec::<String>::new());
@@ -68,7 +74,10 @@ fn existing_deployments_keep_working() {
 #[test]
 fn a_preset_only_moves_defaults() {
     let s = settings(&[("USE_CASE", "memory_efficient"), ("BITNET_CTX_SIZE", "512")]).unwrap();
-    assert_eq!((s.context, s.parallel, s.batch), (Some(512), Parallel::AtMost(1), 128));
+    assert_eq!(
+        (s.context, s.parallel, s.batch),
+        (Context::Exactly(512), Parallel::AtMost(1), 128)
+    );
 }
 
 #[test]

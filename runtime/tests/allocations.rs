@@ -152,6 +152,7 @@ fn scheduler(threads: usize) {
         // Texts of the nano model end as this one begins, so that something is held back again and again.
         stop: vec!["e that never goes on like this".to_owned()],
         ignore_eos: true,
+        logprobs: None,
     };
     let drawn = Request {
         sampling: Sampling {

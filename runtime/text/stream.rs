@@ -77,6 +77,8 @@ impl StreamDecoder {
     fn release(&mut self) -> Piece {
         if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
             self.held.truncate(at);
+            // What began after the stop text is no part of the output either.
+            self.bytes.clear();
             return Piece {
                 text: std::mem::take(&mut self.held),
                 stopped: true,
@@ -136,6 +138,19 @@ mod tests {
         assert_eq!(decoder(&["aab"]).push(b"aaab"), piece("a", true));
     }
 
+    #[test]
+    fn nothing_follows_a_stop_text() {
+        for end in ["x", "\u{1f600}"] {
+            let mut d = decoder(&[" "]);
+            // The token's last bytes, whole or not, come after the stop text.
+            assert_eq!(
+                d.push(&[b"a ", &end.as_bytes()[..end.len().min(2)]].concat()),
+                piece("a", true)
+            );
+            assert_eq!(d.finish(), piece("", false));
+        }
+    }
+
     proptest! {
         #[test]
         fn equals_from_utf8_lossy_wherever_it_is_cut(
@@ -161,9 +176,7 @@ mod tests {
                     break;
                 }
             }
-            if !stopped {
-                shown += &d.finish().text;
-            }
+            shown += &d.finish().text;
             // The stop text that is completed first, and of those the one that begins first.
             let first = (0..=text.len()).find_map(|end| {
                 stops.iter().filter(|s| !s.is_empty() && text[..end].ends_with(s.as_str())).map(|s| end - s.len()).min()

@@ -165,7 +165,9 @@ mod tests {
         for (kernels, rows, columns) in testing::skipping() {
             let model = testing::model();
             let down = vec![Some(columns); 2];
-            model.repack(&Layout { rows, down }, &AtomicBool::new(false)).unwrap();
+            model
+                .repack(None, &Layout { rows, down }, &AtomicBool::new(false))
+                .unwrap();
             let runner = || {
                 let forward = Forward::new(Arc::clone(&model), kernels, 1);
                 Runner::new(forward, CacheTypes::default(), 1, 20).unwrap()

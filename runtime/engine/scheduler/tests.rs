@@ -90,7 +90,7 @@ fn outcome(mut events: UnboundedReceiver<Event>) -> Outcome {
                 all += &text;
                 Ok((reason, stats))
             }
-            Event::Failed(message) => Err(message),
+            Event::Failed(failure) => Err(failure.to_string()),
         };
         assert!(events.blocking_recv().is_none(), "nothing comes after the end");
         return Outcome {

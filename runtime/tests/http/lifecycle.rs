@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::limited;
 use crate::server::{Server, nano, sterna};
 
 /// Runs the program to its end.
@@ -162,6 +163,49 @@ fn exit_codes_say_what_is_wrong() {
 }
 
 #[test]
+fn a_context_beyond_what_the_model_was_trained_for_is_cut_and_said() {
+    let server = Server::ready(&["--ctx-size", "8192"]);
+    let said = "--ctx-size 8192 is more than the 512 tokens the model was trained for";
+    assert!(server.log().contains(said), "{}", server.log());
+    assert_eq!(server.get("/health").json()["context_size"], 512);
+    let server = Server::ready(&[]);
+    assert!(!server.log().contains("--ctx-size"), "nobody asked for the default");
+    assert_eq!(server.get("/health").json()["context_size"], 512);
+}
+
+#[test]
+fn an_affinity_holds_for_every_thread() {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let last = allowed.unwrap().rsplit([',', '-', '\t']).next().unwrap();
+    let mut command = sterna();
+    command.env("CPU_AFFINITY", last);
+    let server = Server::ready_as(command, &[]);
+    assert_eq!(server.get("/health").json()["threads"], 1);
+    let on_it = format!("Cpus_allowed_list:\t{last}\n");
+    let threads = server.threads();
+    assert!(
+        threads.len() > 2 && threads.iter().all(|status| status.contains(&on_it)),
+        "{threads:?}"
+    );
+}
+
+#[test]
+fn a_limit_on_threads_leaves_a_server_that_answers() {
+    // The main thread, two for connections, one for tokenizing, the loader, and the engine's: none for the pass.
+    let Some(command) = limited::sterna(6) else { return };
+    let server = Server::ready_as(command, &["--threads", "2"]);
+    for _ in 0..3 {
+        let answer = server.ask(
+            "/completion",
+            json!({"prompt": "a", "n_predict": 2, "ignore_eos": true}),
+        );
+        assert_eq!(answer["tokens_predicted"], 2);
+    }
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+#[test]
 fn an_idle_server_stops_at_once() {
     for signal in ["TERM", "INT"] {
         // Without the signals' handling the grace period, not the test's patience, would end it.
@@ -227,7 +271,17 @@ fn healthcheck_asks_the_server_that_the_environment_names() {
         "{code:?} {said}"
     );
 
+    // Only where the server is matters: the others are the server's business, and its flags may have beaten them.
     let port = port_of(&server);
+    let (code, said) = run(&["healthcheck"], &[("PORT", &port), ("BITNET_THREADS", "abc")]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(&["healthcheck"], &[("PORT", "abc")]);
+    assert!(code == Some(2) && said.contains("PORT is `abc`"), "{code:?} {said}");
+    for beyond in ["0", "86401", "18446744073709551615"] {
+        let (code, said) = run(&["healthcheck", "--port", &port, "--timeout", beyond], &[]);
+        assert!(code == Some(2) && said.contains("1..=86400"), "{code:?} {said}");
+    }
+
     drop(server);
     let (code, said) = run(&["healthcheck"], &[("PORT", &port)]);
     assert!(code == Some(1) && said.contains("no answer"), "{code:?} {said}");

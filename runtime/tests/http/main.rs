@@ -6,5 +6,7 @@ mod api;
 mod client;
 mod errors;
 mod lifecycle;
+#[path = "../limited.rs"]
+mod limited;
 mod logprobs;
 mod server;

@@ -1,5 +1,6 @@
 //! Starts and stops the binary under test.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,11 @@ pub struct Server {
 impl Server {
     /// Starts `serve` on a free port of loopback, and returns as soon as it listens.
     pub fn listening(args: &[&str]) -> Server {
-        let mut command = sterna();
+        Server::listening_as(sterna(), args)
+    }
+
+    /// The same, where the program runs in another way than usual.
+    pub fn listening_as(mut command: Command, args: &[&str]) -> Server {
         command.args(["--host", "127.0.0.1", "--port", "0"]).args(args);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -61,8 +66,13 @@ impl Server {
 
     /// A server that is ready, with the nano model.
     pub fn ready(args: &[&str]) -> Server {
+        Server::ready_as(sterna(), args)
+    }
+
+    /// The same, where the program runs in another way than usual.
+    pub fn ready_as(command: Command, args: &[&str]) -> Server {
         let nano = nano();
-        let server = Server::listening(&[&["--model", nano.to_str().unwrap()], args].concat());
+        let server = Server::listening_as(command, &[&["--model", nano.to_str().unwrap()], args].concat());
         server.wait_until_ready();
         server
     }
@@ -99,6 +109,14 @@ impl Server {
 
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// What the system says about each of its threads.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        // A thread may end while we look.
+        let statuses = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+        statuses.collect()
     }
 
     pub fn signal(&self, name: &str) {

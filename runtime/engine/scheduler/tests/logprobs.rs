@@ -30,7 +30,7 @@ fn any_requests_get_the_same_tokens_with_the_log_probabilities_of_their_logits()
     let model = testing::model_with_f16_head(MANY, |_| {});
     let whole = start_with(tokenizer(), Speculation::Never, Arc::clone(&model), 1, 100, 64);
     let coded = testing::model_with_f16_head(MANY, |_| {});
-    coded.code_head(&AtomicBool::new(false)).unwrap();
+    coded.code_head(None, &AtomicBool::new(false)).unwrap();
     let request = (prompt(), sampling(), 1usize..30, prop::option::of(0usize..6));
     let cases = (prop::collection::vec(request, 1..5), 1usize..4);
     let (right, asked) = (Cell::new(0), Cell::new(0));
