@@ -8,7 +8,7 @@ use sterna::cli::{Cli, Error};
 use sterna::engine::{StartError, SubmitError};
 use sterna::kernels::{TAGS, TARGET};
 use sterna::machine::cpu::Machine;
-use sterna::machine::{guard, join};
+use sterna::machine::{STACK_BYTES, guard, join, limits};
 use sterna::model::ModelError;
 use sterna::serve::ServeError;
 
@@ -21,8 +21,13 @@ fn main() -> ExitCode {
     {
         return fail(&wrong, sysexits::CONFIG);
     }
-    // On a thread whose stack has room for kernels: the size of this one's is up to `ulimit -s`.
-    let ((), done) = join(|| (), || Cli::from_process().run(&machine));
+    let run = || Cli::from_process().run(&machine);
+    // Some commands run kernels on this thread, whose stack is as large as `ulimit -s` says.
+    let done = if limits::main_stack_bytes() < STACK_BYTES as u64 {
+        join(|| (), run).1
+    } else {
+        run()
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, exit_code(&error)),

@@ -2,7 +2,7 @@
 //!
 //! A container sees all of its host's cores and memory; the numbers that bind are the scheduler affinity and
 //! the limits of its cgroup and of every group above it, in version 1, version 2 or both (hybrid hosts).
-#![allow(unsafe_code)] // sched_getaffinity and sched_setaffinity
+#![allow(unsafe_code)] // sched_getaffinity, sched_setaffinity, getrlimit
 
 mod cgroup;
 
@@ -244,6 +244,17 @@ impl Affinity {
         let asked = asked.clone();
         Err(AffinityError::NotAllowed { asked, allowed })
     }
+}
+
+/// How large the main thread's stack may become (`ulimit -s`).
+pub fn main_stack_bytes() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes one such structure. Where it does not, nothing is what is granted.
+    unsafe { libc::getrlimit(libc::RLIMIT_STACK, &mut limit) };
+    limit.rlim_cur
 }
 
 /// CPUs in the affinity masks exchanged with the kernel: more than any kernel is built for (`CONFIG_NR_CPUS` <= 8192).
