@@ -5,8 +5,7 @@
 //
 // Two columns at a time: interleaving their bytes gives registers whose 16-bit lanes hold two weights of one row, which is what
 // vpmaddubsw multiplies with two activations. A half of a tile has eight accumulators; masks, codes, products and activations take
-// the other registers. Measured on Zen 3, 40 KiB fetched ahead and all of a column at a time: skipping pays from 0.71 zeros on, with a
-// quarter of either from 0.77.
+// the other registers.
 //
 // Overflow: a 16-bit lane gets at most 2 * 128 a column, and is widened after 64 of them; bounded by the renderer for 32 bits.
 // n is a multiple of 4, the caller fills up with zeros.
@@ -19,17 +18,21 @@ typedef int16_t __attribute__((may_alias, aligned(1))) word; // two activations
 // acc += two products a lane, in place and in this order: gcc would add products to one another first, and keep them on the stack.
 #define DOT(acc, codes, x) __asm__("vpaddw %1, %0, %0" : "+x"(acc) : "x"(_mm256_maddubs_epi16(codes, x)))
 
-// Tiles whose sums are kept together, and columns that each of them works off at a time.
 enum { TILES = {{ column_tiles }}, GROUP = 64 };
 static_assert(GROUP * 2 * 128 <= INT16_MAX && GROUP % 4 == 0, "16-bit lanes");
 
 typedef int32_t tile_sums[{{ column_rows }}];
 
+{% include "packed_columns.h" %}
+
 // sums (rows 64 d + i of half a tile) += columns[0 .. n].
-static void half(const uint8_t *w, size_t stride, const int32_t *columns, const int8_t *x, size_t n, int32_t *sums) {
+static void half(const uint8_t *w, size_t stride, const int32_t *columns, const int8_t *x, size_t n, int32_t *sums,
+                 struct ahead *ahead) {
+    struct ahead walk = *ahead;
     const __m256i three = _mm256_set1_epi8(3);
     __m256i {% for i in range(end=8) %}a{{ i }} = _mm256_setzero_si256(){% if not loop.last %}, {% endif %}{% endfor %};
     for (size_t i = 0; i < n; i += 2) {
+        fetch_line(&walk);
         const __m256i q = _mm256_set1_epi16(*(const word *)(x + i));
         const __m256i c0 = _mm256_loadu_si256((const __m256i *)(w + (size_t)columns[i] * stride));
         const __m256i c1 = _mm256_loadu_si256((const __m256i *)(w + (size_t)columns[i + 1] * stride));
@@ -42,6 +45,7 @@ static void half(const uint8_t *w, size_t stride, const int32_t *columns, const 
         DOT(a{{ first + 3 }}, _mm256_and_si256(_mm256_srli_epi16({{ part }}, 6), three), q);
 {%- endfor %}
     }
+    *ahead = walk;
     // Lanes of `lo` are the bytes 0 .. 8 and 16 .. 24, of `hi` 8 .. 16 and 24 .. 32.
 {%- for part in range(end=2) %}{% for d in range(end=4) %}{% for top in range(end=2) %}
     {
@@ -52,15 +56,12 @@ static void half(const uint8_t *w, size_t stride, const int32_t *columns, const 
 {%- endfor %}{% endfor %}{% endfor %}
 }
 
-// sums += one tile of columns[0 .. n].
-static void tile(const uint8_t *w, size_t stride, const int32_t *columns, const int8_t *x, size_t n, int32_t *sums) {
-    half(w, stride, columns, x, n, sums);
-    half(w + 32, stride, columns, x, n, sums + 32);
+static void tile(const uint8_t *w, size_t stride, const int32_t *columns, const int8_t *x, size_t n, tile_sums sums, struct ahead *ahead) {
+    half(w, stride, columns, x, n, sums, ahead);
+    half(w + 32, stride, columns, x, n, sums + 32, ahead);
 }
 
-static void finish(const int32_t *sums, int32_t x_sum, int32_t *y) {
+static void finish(const tile_sums sums, int32_t x_sum, int32_t *y) {
     for (size_t i = 0; i < {{ column_rows }}; i++)
         y[i] = sums[i] - x_sum;
 }
-
-{% include "packed_columns.h" %}

@@ -21,10 +21,11 @@ static const uint8_t FIELDS[128] __attribute__((aligned(64))) = {
 {%- for f in packing_fields %}{{ f }}, {% endfor -%}
 };
 
-// Tiles whose sums are kept together, and columns that each of them works off at a time.
 enum { TILES = {{ column_tiles }}, GROUP = 32 };
 
 typedef __m512i tile_sums[20];
+
+{% include "packed_columns.h" %}
 
 static inline __m512i mod81(__m512i v) {
     const __m512i c81 = _mm512_set1_epi8(81);
@@ -32,11 +33,14 @@ static inline __m512i mod81(__m512i v) {
     return _mm512_min_epu8(v, _mm512_sub_epi8(v, c81));
 }
 
-// sums += one tile of columns[0 .. n].
-static void tile(const uint8_t *w, size_t stride, const int32_t *columns, const int8_t *x, size_t n, __m512i *sums) {
+static void tile(const uint8_t *w, size_t stride, const int32_t *columns, const int8_t *x, size_t n, tile_sums sums, struct ahead *ahead) {
+    struct ahead walk = *ahead;
     const __m512i t0 = _mm512_load_si512(FIELDS), t1 = _mm512_load_si512(FIELDS + 64);
     __m512i {% for i in range(end=20) %}a{{ i }} = sums[{{ i }}]{% if not loop.last %}, {% endif %}{% endfor %};
     for (size_t i = 0; i < n; i += 4) {
+{%- for _ in range(end=4) %}
+        fetch_line(&walk);
+{%- endfor %}
         const __m512i q = _mm512_set1_epi32(*(const word *)(x + i));
         const __m512i c0 = _mm512_loadu_si512(w + (size_t)columns[i] * stride);
         const __m512i c1 = _mm512_loadu_si512(w + (size_t)columns[i + 1] * stride);
@@ -56,13 +60,13 @@ static void tile(const uint8_t *w, size_t stride, const int32_t *columns, const 
         DOT(a{{ 5 * j + 4 }}, _mm512_sub_epi8(v, m), q);
 {%- endfor %}
     }
+    *ahead = walk;
 {%- for i in range(end=20) %}
     sums[{{ i }}] = a{{ i }};
 {%- endfor %}
 }
 
-// The sums of a tile less x_sum, in the order of its rows.
-static void finish(const __m512i *sums, int32_t x_sum, int32_t *y) {
+static void finish(const tile_sums sums, int32_t x_sum, int32_t *y) {
     const __m512i minus = _mm512_set1_epi32(x_sum);
     for (size_t j = 0; j < 4; j++) {
         const __m512i *s = sums + 5 * j;
@@ -75,5 +79,3 @@ static void finish(const __m512i *sums, int32_t x_sum, int32_t *y) {
         _mm512_storeu_si512(y + 16 * j + 256, _mm512_sub_epi32(top, minus));
     }
 }
-
-{% include "packed_columns.h" %}
