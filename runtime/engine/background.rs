@@ -346,11 +346,11 @@ mod tests {
             model.repack(None, &rows.into(), &go_on).unwrap();
             // Shares of either layer, one after the other, each for long enough to be all that counts.
             let steps = [
-                ([0.72, 0.74], [rows, rows]),
-                ([0.5, 0.76], [rows, columns]),
-                ([0.8, 0.71], [columns, columns]),
-                ([0.69, 0.72], [rows, columns]),
-                ([0.72, 0.1], [rows, rows]),
+                ([0.79, 0.81], [rows, rows]),
+                ([0.5, 0.83], [rows, columns]),
+                ([0.85, 0.79], [columns, columns]),
+                ([0.77, 0.79], [rows, columns]),
+                ([0.79, 0.1], [rows, rows]),
             ];
             for (shares, expected) in steps {
                 for (layer, share) in model.layers.iter().zip(shares) {
