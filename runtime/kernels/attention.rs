@@ -195,9 +195,11 @@ impl Variant {
 
 /// q (rows, heads, dim) in int16, with a scale a head.
 fn quantize_queries(pool: &Pool, q: &[f32], codes: &mut [i16], scales: &mut [f32]) {
+    /// Heads that are too few to be shared.
+    const FEW: usize = 127;
     let (dim, heads) = (q.len() / scales.len(), scales.len());
     let (codes, scales) = (Shared::new(codes), Shared::new(scales));
-    in_shares(pool, heads, 127, |heads| {
+    in_shares(pool, heads, FEW, |heads| {
         for h in heads {
             let range = h * dim..(h + 1) * dim;
             // SAFETY: each head is given to one thread.

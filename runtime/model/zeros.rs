@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The share from which columns are skipped: by then it pays with any number of threads and sequences that was measured.
+/// The share from which columns are skipped: by then it pays with one thread and with two, for one sequence and for several.
 ///
 /// On Zen 3 skipping takes as long as reading everything at 0.6 with one thread and one sequence, at 0.8 with two threads: memory gives leaps of
 /// a few hundred bytes at half the rate of one stream (docs/sparse-feed-forward.md). Text has more zeros than the arbitrary tokens that are

@@ -65,7 +65,7 @@ pub fn load(app: &App) -> Result<Loaded, ServeError> {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let id = settings.alias.clone().unwrap_or_else(|| stem.clone());
     let &EngineConfig { context, parallel, .. } = engine.config();
-    let cache_bytes = sequence_bytes * parallel as u64;
+    let cache_bytes = sequence_bytes.saturating_mul(parallel as u64);
     tracing::info!(model = id, path = %path.display(), context, parallel, cache_bytes, ms = began.elapsed().as_millis() as u64, "model loaded");
     Ok(Loaded {
         id,
