@@ -8,33 +8,27 @@
 //   vpmaddwd with 1    8 lanes                            i32, every {{ widen_blocks }} blocks
 //
 // Overflow: |code * x| <= 3 * 128, two products and four fields a block: {{ widen_blocks }} blocks stay in i16.
-// The stream of weights is read once: it is prefetched {{ prefetch_bytes }} bytes ahead.
 {% include "prelude.h" %}
 {% include "avx2.h" %}
-
-void sterna_i2s_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows,
-                           size_t cols, int32_t *restrict y) {
+{% include "i2s_rows.h" %}
+static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *x, size_t blocks) {
     const __m256i three = _mm256_set1_epi8(3), one = _mm256_set1_epi16(1);
-    const size_t blocks = cols / 128;
-    for (size_t r = 0; r < rows; r++) {
-        const int8_t *xb = x;
-        __m256i sum = _mm256_setzero_si256();
-        for (size_t b = 0; b < blocks;) {
-            const size_t end = blocks - b < {{ widen_blocks }} ? blocks : b + {{ widen_blocks }};
-            __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
-            for (; b < end; b++, w += 32, xb += 128) {
-                {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
-                const __m256i v = _mm256_loadu_si256((const __m256i *)w);
+    __m256i sum = _mm256_setzero_si256();
+    for (size_t b = 0; b < blocks;) {
+        const size_t end = blocks - b < {{ widen_blocks }} ? blocks : b + {{ widen_blocks }};
+        __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
+        for (; b < end; b++, x += 128) {
+            __builtin_prefetch(ahead + 32 * b);
+            const __m256i v = _mm256_loadu_si256((const __m256i *)(w + 32 * b));
 {%- for field in range(end=4) %}
-                const __m256i c{{ field }} = _mm256_and_si256({% if field < 3 %}_mm256_srli_epi16(v, {{ 6 - 2 * field }}){% else %}v{% endif %}, three);
-                const __m256i p{{ field }} = _mm256_maddubs_epi16(c{{ field }}, _mm256_loadu_si256((const __m256i *)(xb + {{ 32 * field }})));
+            const __m256i c{{ field }} = _mm256_and_si256({% if field < 3 %}_mm256_srli_epi16(v, {{ 6 - 2 * field }}){% else %}v{% endif %}, three);
+            const __m256i p{{ field }} = _mm256_maddubs_epi16(c{{ field }}, _mm256_loadu_si256((const __m256i *)(x + {{ 32 * field }})));
 {%- endfor %}
-                even = _mm256_add_epi16(even, _mm256_add_epi16(p0, p2));
-                odd = _mm256_add_epi16(odd, _mm256_add_epi16(p1, p3));
-            }
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, one));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd, one));
+            even = _mm256_add_epi16(even, _mm256_add_epi16(p0, p2));
+            odd = _mm256_add_epi16(odd, _mm256_add_epi16(p1, p3));
         }
-        y[r] = fold(sum) - x_sum;
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, one));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd, one));
     }
+    return fold(sum);
 }

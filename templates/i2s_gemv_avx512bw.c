@@ -7,32 +7,26 @@
 //   vpmaddwd with 1    16 lanes                           i32, every {{ widen_blocks }} blocks
 //
 // Overflow: |code * x| <= 3 * 128, two products a register and lane: {{ widen_blocks }} blocks stay in i16.
-// One row after the other, as one linear stream, prefetched {{ prefetch_bytes }} bytes ahead.
 {% include "prelude.h" %}
 {% include "avx512.h" %}
-
-void sterna_i2s_gemv__{{ isa }}(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows,
-                             size_t cols, int32_t *restrict y) {
+{% include "i2s_rows.h" %}
+static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *x, size_t blocks) {
     const __m512i three = _mm512_set1_epi8(3), one = _mm512_set1_epi16(1);
     const __m512i upper_shift = halves(6, 4), lower_shift = halves(2, 0);
-    const size_t blocks = cols / 128;
-    for (size_t r = 0; r < rows; r++) {
-        const int8_t *xb = x;
-        __m512i sum = _mm512_setzero_si512();
-        for (size_t b = 0; b < blocks;) {
-            const size_t end = blocks - b < {{ widen_blocks }} ? blocks : b + {{ widen_blocks }};
-            __m512i acc0 = _mm512_setzero_si512(), acc1 = acc0;
-            for (; b < end; b++, w += 32, xb += 128) {
-                {% if prefetch_bytes %}__builtin_prefetch(w + {{ prefetch_bytes }});{% endif %}
-                const __m512i v = block(w);
-                const __m512i upper = _mm512_and_si512(_mm512_srlv_epi32(v, upper_shift), three);
-                const __m512i lower = _mm512_and_si512(_mm512_srlv_epi32(v, lower_shift), three);
-                acc0 = _mm512_add_epi16(acc0, _mm512_maddubs_epi16(upper, _mm512_loadu_si512(xb)));
-                acc1 = _mm512_add_epi16(acc1, _mm512_maddubs_epi16(lower, _mm512_loadu_si512(xb + 64)));
-            }
-            sum = _mm512_add_epi32(sum, _mm512_madd_epi16(acc0, one));
-            sum = _mm512_add_epi32(sum, _mm512_madd_epi16(acc1, one));
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t b = 0; b < blocks;) {
+        const size_t end = blocks - b < {{ widen_blocks }} ? blocks : b + {{ widen_blocks }};
+        __m512i acc0 = _mm512_setzero_si512(), acc1 = acc0;
+        for (; b < end; b++, x += 128) {
+            __builtin_prefetch(ahead + 32 * b);
+            const __m512i v = block(w + 32 * b);
+            const __m512i upper = _mm512_and_si512(_mm512_srlv_epi32(v, upper_shift), three);
+            const __m512i lower = _mm512_and_si512(_mm512_srlv_epi32(v, lower_shift), three);
+            acc0 = _mm512_add_epi16(acc0, _mm512_maddubs_epi16(upper, _mm512_loadu_si512(x)));
+            acc1 = _mm512_add_epi16(acc1, _mm512_maddubs_epi16(lower, _mm512_loadu_si512(x + 64)));
         }
-        y[r] = _mm512_reduce_add_epi32(sum) - x_sum;
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(acc0, one));
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(acc1, one));
     }
+    return _mm512_reduce_add_epi32(sum);
 }

@@ -181,6 +181,8 @@ pub enum Role {
     PackedGemm,
     /// Decode: ternary matrix by columns times the non-zero part of one int8 vector.
     PackedColumns,
+    /// Decode: the rows of a ternary I2_S matrix whose gate is open, times one int8 vector.
+    I2sGated,
     /// f32 row to int8 with one scale.
     Quantize,
     /// Integer sums to f32: acc / s * scale.
@@ -232,13 +234,14 @@ pub enum Exactness {
 }
 
 impl Role {
-    /// Every role: each compiled level has exactly one kernel for each, but for [`Role::of_packed`].
+    /// Every role: each compiled level has exactly one kernel for each that is [`Role::wanted_by`] it.
     pub const ALL: &[Role] = &[
         Role::I2sGemv,
         Role::I2sGemm,
         Role::PackedGemv,
         Role::PackedGemm,
         Role::PackedColumns,
+        Role::I2sGated,
         Role::Quantize,
         Role::Rescale,
         Role::RescaleAdd,
@@ -260,16 +263,18 @@ impl Role {
         Role::ProbeDot,
     ];
 
-    /// Kernels over re-packed weights.
-    pub fn of_packed(self) -> bool {
-        matches!(self, Role::PackedGemv | Role::PackedGemm | Role::PackedColumns)
+    /// Whether only some levels have a kernel for it.
+    pub fn is_optional(self) -> bool {
+        Isa::ALL.iter().any(|&isa| !self.wanted_by(isa))
     }
 
-    /// Whether a level has a kernel for it: those of re-packed weights only where there is such a layout.
+    /// Whether a level has a kernel for it: those of re-packed weights only where there is such a layout, those that skip only where
+    /// columns are skipped.
     pub fn wanted_by(self, isa: Isa) -> bool {
         match self {
-            Role::PackedColumns => isa.column_packing().is_some(),
-            role => !role.of_packed() || isa.packing().is_some(),
+            Role::PackedGemv | Role::PackedGemm => isa.packing().is_some(),
+            Role::PackedColumns | Role::I2sGated => isa.column_packing().is_some(),
+            _ => true,
         }
     }
 
@@ -281,6 +286,7 @@ impl Role {
             Role::PackedGemv => "packed_gemv",
             Role::PackedGemm => "packed_gemm",
             Role::PackedColumns => "packed_columns",
+            Role::I2sGated => "i2s_gated",
             Role::Quantize => "quantize",
             Role::Rescale => "rescale",
             Role::RescaleAdd => "rescale_add",
@@ -336,6 +342,16 @@ impl Role {
                 ("n", Size),
                 ("x_sum", I32),
                 ("tiles", Size),
+                ("y", MutI32),
+            ],
+            // y[r] = gate[r] <= 0 ? 0 : sum code(r, c) * x[c] - x_sum
+            Role::I2sGated => &[
+                ("w", ConstU8),
+                ("gate", ConstF32),
+                ("x", ConstI8),
+                ("x_sum", I32),
+                ("rows", Size),
+                ("cols", Size),
                 ("y", MutI32),
             ],
             Role::Quantize => &[
@@ -529,13 +545,13 @@ pub fn table() -> Vec<Kernel> {
             };
             rows.extend([Role::PackedGemv, Role::PackedGemm].map(|role| integer((role, template))));
         }
-        rows.extend(isa.column_packing().map(|packing| {
-            let template = match packing.weights_per_byte {
+        if let Some(packing) = isa.column_packing() {
+            let columns = match packing.weights_per_byte {
                 5 => "packed_columns_vbmi.c",
                 _ => "packed_columns_avx2.c",
             };
-            integer((Role::PackedColumns, template))
-        }));
+            rows.extend([(Role::PackedColumns, columns), (Role::I2sGated, gemv)].map(integer));
+        }
         rows.extend(FLOAT.iter().copied().map(float));
         rows.extend(INTEGER_ONCE.iter().copied().map(integer));
     }

@@ -69,6 +69,12 @@ const GEMM_SUMS: u64 = 160 << 10;
 /// are what costs.
 const COLUMN_SUMS: usize = 2560;
 
+/// Single rows of four weights a byte, as a file has them.
+const I2S: Packing = Packing {
+    rows: 1,
+    weights_per_byte: 4,
+};
+
 /// Stack that a kernel takes at most: half of what the runtime's threads have.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -398,7 +404,7 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
             );
         }
         let _ = writeln!(out, "        ],");
-        for kernel in variant.kernels.iter().filter(|k| !k.role.of_packed()) {
+        for kernel in variant.kernels.iter().filter(|k| !k.role.is_optional()) {
             let _ = writeln!(out, "        {}: {},", kernel.role.name(), kernel.symbol);
         }
         let bounds = Bounds::new(variant.isa)?;
@@ -417,16 +423,18 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
                 variant.symbol(Role::PackedGemm),
             ),
         };
-        let columns = match variant.isa.column_packing() {
+        let skipping = match variant.isa.column_packing() {
             None => "None".to_owned(),
             Some(columns) => format!(
-                "Some(ColumnKernel {{ packing: {}, gemv: {} }})",
+                "Some(SkippingKernels {{ rows: {}, gated: {}, columns: {}, packed_columns: {} }})",
+                packing(I2S, "File", bounds.max_cols),
+                variant.symbol(Role::I2sGated),
                 packing(columns, "Columns", bounds.columns_max_cols),
                 variant.symbol(Role::PackedColumns),
             ),
         };
         let _ = writeln!(out, "        packed: {packed},");
-        let _ = writeln!(out, "        columns: {columns},");
+        let _ = writeln!(out, "        skipping: {skipping},");
         let _ = writeln!(out, "    }},");
     }
     out += "];\n\n";
@@ -499,7 +507,7 @@ mod tests {
             none.source
                 .starts_with("#define sterna_i2s_gemv__avx2 sterna_i2s_gemv__avx2__none\n")
         );
-        assert!(!none.source.contains("__builtin_prefetch"));
+        assert!(none.source.contains("row(w, w + 0, x,"), "asks for what it reads");
         assert!(unit(path("avx2__none", "i2s_gemm_avx2.c")).is_none());
         // Without candidates every unit is there, and nothing is renamed.
         let level = unit(path("avx2", "i2s_gemv_avx2.c")).expect("the plan's");

@@ -1,7 +1,7 @@
 //! What makes a loaded model faster, or finds it invalid: work that can wait, beside the first answers.
 //!
 //! Nothing here changes a token. The weights change over to their re-packed form from one matrix product to the next, and each
-//! `ffn_down` from rows to columns or back when what is generated has other zeros than before.
+//! feed-forward to one that skips zeros, or back, when what is generated has other zeros than before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +15,10 @@ use super::sparsity::{self, COUNTED, Shares};
 use crate::kernels::Variant;
 use crate::machine::STACK_BYTES;
 use crate::machine::limits::{self, Limits};
-use crate::model::zeros::columns_pay;
-use crate::model::{CacheDir, CoarseHead, InvalidModel, Layer, Layout, Model, Packing, RepackError, Sidecar};
+use crate::model::zeros::{COLUMNS, ROWS};
+use crate::model::{
+    CacheDir, CoarseHead, InvalidModel, Layer, Layout, Model, Packing, RepackError, Sidecar, Skipping, Ternary,
+};
 
 /// [`prepare`], then [`follow`], on a thread of its own. Dropping it stops the work at the next occasion, and waits for nothing: a command ends at once.
 pub struct Preparing {
@@ -81,13 +83,17 @@ pub fn prepare(
 ) -> Result<(), InvalidModel> {
     let other_bytes = other_bytes.saturating_add(model.mapping.pinned_bytes());
     let packing = kernels.packing().filter(|&rows| {
-        // Columns that take the place of rows take as much.
-        let bytes = model.repacked_bytes(&rows.into()) as u64;
+        // The feed-forward may change over later, where single rows may be longer than those of tiles.
+        let skipping = Layout {
+            rows,
+            skipping: vec![kernels.skipping(); model.layers.len()],
+        };
+        let bytes = model.repacked_bytes(&rows.into()).max(model.repacked_bytes(&skipping)) as u64;
         repack && fits("re-packing the weights", bytes, other_bytes)
     });
     let mut kept = packing
         .zip(cache)
-        .map(|(rows, cache)| Sidecar::open(cache, kernels.name, model, rows, kernels.column_packing()));
+        .map(|(rows, cache)| Sidecar::open(cache, kernels.name, model, rows, kernels.skipping()));
     let layout = packing.map(|rows| match kept.as_ref().and_then(Sidecar::layout) {
         Some(layout) => layout.clone(),
         None => layout(model, kernels, rows),
@@ -112,7 +118,7 @@ pub fn prepare(
 /// Time between two looks at the zeros: a few looks while their average moves over to another text (256 tokens).
 const LOOK: Duration = Duration::from_secs(5);
 
-/// After [`prepare`]: keeps the layout of each `ffn_down` to what is generated. Returns soon after the model is dropped by all others, or
+/// After [`prepare`]: keeps the layout of each feed-forward to what is generated. Returns soon after the model is dropped by all others, or
 /// `cancel` is set; at once where there is nothing to choose. In between it sleeps.
 pub fn follow(model: Arc<Model>, kernels: &'static Variant, cancel: &AtomicBool) {
     // Speed for later, never at the cost of the answers now.
@@ -134,25 +140,35 @@ fn look_again(model: Arc<Model>, kernels: &Variant, cancel: &AtomicBool, mut wai
     }
 }
 
-/// Changes each `ffn_down` over to the layout that pays by its recent zeros. False where no later look can change anything: without
+/// Changes each feed-forward over to the layouts that pay by its recent zeros. False where no later look can change anything: without
 /// kernels for both, without re-packed weights, or after a failure.
 fn rechoose(model: &Model, kernels: &Variant, cancel: &AtomicBool) -> bool {
-    let Some((rows, columns)) = kernels.packing().zip(kernels.column_packing()) else {
+    let skipping = kernels.skipping();
+    let Some(rows) = kernels.packing().filter(|_| skipping != Skipping::default()) else {
         return false;
     };
-    let packing = |layer: &Layer| layer.ffn_down.repacked().map(|packed| packed.packing);
-    let choice = |layer: &Layer| {
-        let skipped = packing(layer) == Some(columns);
-        columns_pay(layer.down_zeros.share(), skipped).then_some(columns)
+    let packing = |w: &Ternary| w.repacked().map(|packed| packed.packing);
+    let now = |layer: &Layer| Skipping {
+        up: skipping.up.filter(|up| packing(&layer.ffn_up) == Some(*up)),
+        down: skipping.down.filter(|down| packing(&layer.ffn_down) == Some(*down)),
     };
-    let down: Vec<_> = model.layers.iter().map(choice).collect();
-    match model.change_over(&Layout { rows, down }, cancel) {
+    let choice = |layer: &Layer| {
+        let shares = Shares {
+            gate_closed: layer.gates_closed.share(),
+            down_zero: layer.down_zeros.share(),
+        };
+        choose(&shares, skipping, now(layer))
+    };
+    let chosen = model.layers.iter().map(choice).collect();
+    let layout = Layout { rows, skipping: chosen };
+    match model.change_over(&layout, cancel) {
         Ok(0) => {}
-        Ok(changed) => {
-            let by_columns = model.layers.iter().filter(|layer| packing(layer) == Some(columns));
+        Ok(matrices) => {
+            let (up, down) = count(model.layers.iter().map(now));
             tracing::info!(
-                changed,
-                layers_by_columns = by_columns.count(),
+                matrices,
+                layers_that_skip_rows_of_up = up,
+                layers_that_skip_columns_of_down = down,
                 "feed-forward: laid out anew for the zeros of the last tokens"
             );
         }
@@ -161,28 +177,40 @@ fn rechoose(model: &Model, kernels: &Variant, cancel: &AtomicBool) -> bool {
             return false;
         }
     }
-    model.layers.iter().any(|layer| packing(layer).is_some())
+    model.layers.iter().any(|layer| packing(&layer.ffn_down).is_some())
 }
 
-/// All by rows, but for each `down` whose inputs are mostly zero.
+/// All by tiles of rows, but for each feed-forward that is mostly zero.
 fn layout(model: &Arc<Model>, kernels: &'static Variant, rows: Packing) -> Layout {
-    let Some(columns) = kernels.column_packing() else {
+    let skipping = kernels.skipping();
+    if skipping == Skipping::default() {
         return rows.into();
-    };
+    }
     let shares = measure(model, kernels);
-    let down = choose(&shares, columns);
+    let choice = |shares| choose(shares, skipping, Skipping::default());
+    let chosen: Vec<_> = shares.iter().map(choice).collect();
+    let (up, down) = count(chosen.iter().copied());
     tracing::info!(
-        layers_by_columns = down.iter().flatten().count(),
+        layers_that_skip_rows_of_up = up,
+        layers_that_skip_columns_of_down = down,
         "feed-forward: {}",
         sparsity::summary(&shares)
     );
-    Layout { rows, down }
+    Layout { rows, skipping: chosen }
 }
 
-/// By columns where that pays, layer by layer.
-fn choose(shares: &[Shares], columns: Packing) -> Vec<Option<Packing>> {
-    let pays = |shares: &Shares| columns_pay(shares.down_zero, false);
-    shares.iter().map(|shares| pays(shares).then_some(columns)).collect()
+/// What of `skipping` pays in a layer that has these zeros, and skips `now`.
+fn choose(shares: &Shares, skipping: Skipping, now: Skipping) -> Skipping {
+    Skipping {
+        up: skipping.up.filter(|_| ROWS.pay(shares.gate_closed, now.up.is_some())),
+        down: (skipping.down).filter(|_| COLUMNS.pay(shares.down_zero, now.down.is_some())),
+    }
+}
+
+/// How many layers skip rows of up, and how many columns of down.
+fn count(layers: impl Iterator<Item = Skipping> + Clone) -> (usize, usize) {
+    let up = layers.clone().filter(|layer| layer.up.is_some());
+    (up.count(), layers.filter(|layer| layer.down.is_some()).count())
 }
 
 /// How much of each layer's feed-forward is zero for tokens from all over the vocabulary; empty where the model fails, or there is no
@@ -276,28 +304,40 @@ fn fits(what: &str, bytes: u64, other_bytes: u64) -> bool {
 mod tests {
     use super::*;
     use crate::engine::testing;
-    use crate::model::zeros::SPARSE;
     use crate::model::{MapOptions, Order};
 
-    const COLUMNS: Packing = Packing {
-        order: Order::Columns,
-        rows: 320,
-        weights_per_byte: 5,
-        max_cols: 1 << 16,
-    };
-
     #[test]
-    fn layers_with_many_zeros_skip_columns() {
-        let of = |down_zero| Shares {
-            gate_closed: 0.6,
-            down_zero,
+    fn layers_with_many_zeros_skip_them() {
+        let packing = |order, rows| Packing {
+            order,
+            rows,
+            weights_per_byte: 4,
+            max_cols: 1 << 16,
         };
-        let chosen = choose(
-            &[of(0.0), of(SPARSE - 0.01), of(SPARSE), of(1.0), of(f64::NAN)],
-            COLUMNS,
-        );
-        assert_eq!(chosen, [None, None, Some(COLUMNS), Some(COLUMNS), None]);
-        assert_eq!(choose(&[], COLUMNS), []);
+        let both = Skipping {
+            up: Some(packing(Order::File, 1)),
+            down: Some(packing(Order::Columns, 256)),
+        };
+        let nothing = Skipping::default();
+        let up = Skipping { down: None, ..both };
+        let down = Skipping { up: None, ..both };
+        let of = |gate_closed, down_zero| Shares { gate_closed, down_zero };
+        let between = of(ROWS.dense.midpoint(ROWS.sparse), COLUMNS.dense.midpoint(COLUMNS.sparse));
+        let cases = [
+            (of(0.0, 0.0), both, nothing),
+            (of(ROWS.sparse, 0.0), nothing, up),
+            (of(0.0, COLUMNS.sparse), nothing, down),
+            (of(1.0, 1.0), nothing, both),
+            (of(f64::NAN, f64::NAN), both, nothing),
+            (between, nothing, nothing),
+            (between, up, up),
+            (between, down, down),
+        ];
+        for (shares, now, expected) in cases {
+            assert_eq!(choose(&shares, both, now), expected, "{shares:?}");
+            assert_eq!(choose(&shares, nothing, now), nothing);
+        }
+        assert_eq!(count([up, both, nothing].into_iter()), (2, 1));
     }
 
     #[test]
@@ -336,28 +376,33 @@ mod tests {
     #[test]
     fn layers_follow_the_zeros_of_what_is_generated() {
         let go_on = AtomicBool::new(false);
-        for (kernels, rows, columns) in testing::skipping() {
+        for (kernels, rows, skipping) in testing::skipping() {
+            let (file, columns) = (skipping.up.unwrap(), skipping.down.unwrap());
             let model = testing::model();
             let packings = || -> Vec<_> {
-                let packed = model.layers.iter().map(|layer| layer.ffn_down.repacked());
-                packed.map(|packed| packed.map(|packed| packed.packing)).collect()
+                let packing = |w: &Ternary| w.repacked().unwrap().packing;
+                let layers = model.layers.iter();
+                layers
+                    .map(|layer| (packing(&layer.ffn_up), packing(&layer.ffn_down)))
+                    .collect()
             };
             assert!(!rechoose(&model, kernels, &go_on), "nothing is re-packed");
             model.repack(None, &rows.into(), &go_on).unwrap();
-            // Shares of either layer, one after the other, each for long enough to be all that counts.
+            // Shares of either layer, of gates and of inputs of down, one after the other, each for long enough to be all that counts.
             let steps = [
-                ([0.79, 0.81], [rows, rows]),
-                ([0.5, 0.83], [rows, columns]),
-                ([0.85, 0.79], [columns, columns]),
-                ([0.77, 0.79], [rows, columns]),
-                ([0.79, 0.1], [rows, rows]),
+                ([(0.67, 0.79), (0.69, 0.81)], [(rows, rows), (rows, rows)]),
+                ([(0.71, 0.5), (0.2, 0.83)], [(file, rows), (rows, columns)]),
+                ([(0.67, 0.85), (0.7, 0.79)], [(file, columns), (file, columns)]),
+                ([(0.65, 0.77), (0.69, 0.79)], [(rows, rows), (file, columns)]),
+                ([(0.69, 0.79), (0.1, 0.1)], [(rows, rows), (rows, rows)]),
             ];
             for (shares, expected) in steps {
-                for (layer, share) in model.layers.iter().zip(shares) {
-                    layer.down_zeros.add(share, 1 << 20);
+                for (layer, (gates, inputs)) in model.layers.iter().zip(shares) {
+                    layer.gates_closed.add(gates, 1 << 20);
+                    layer.down_zeros.add(inputs, 1 << 20);
                 }
                 assert!(rechoose(&model, kernels, &go_on));
-                assert_eq!(packings(), expected.map(Some), "{} at {shares:?}", kernels.name);
+                assert_eq!(packings(), expected, "{} at {shares:?}", kernels.name);
             }
         }
     }
@@ -377,7 +422,7 @@ mod tests {
 
     #[test]
     fn looking_ends_with_the_model_or_when_told() {
-        for (kernels, rows, _) in testing::skipping() {
+        for (kernels, rows, ..) in testing::skipping() {
             let (go_on, mut looks) = (AtomicBool::new(false), 0);
             let packed = || {
                 let model = testing::model();

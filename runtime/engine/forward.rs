@@ -50,8 +50,8 @@ pub enum PassError {
 /// What a pass streams from memory, in the form that is in use now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
-    /// Bytes of the ternary matrices, once a pass, however many rows it has. Where columns are skipped, those that some row of the last
-    /// pass needed.
+    /// Bytes of the ternary matrices, once a pass, however many rows it has. Where zeros are skipped, what some row of the last pass
+    /// needed.
     pub body: usize,
     /// Bytes of the output head, once a pass in which some row wants its logits: those that the last such pass read of the codes and of
     /// the matrix.
@@ -165,17 +165,20 @@ impl Forward {
     /// What a pass reads, the cache aside: the one account of it, kept true by whoever changes what is read.
     pub fn traffic(&self) -> Traffic {
         let (mut body, mut own) = (0, 0);
-        let layouts = [self.kernels.packing(), self.kernels.column_packing()];
+        let skipping = self.kernels.skipping();
+        let layouts = [self.kernels.packing(), skipping.up, skipping.down];
         for (layer, counts) in self.model.layers.iter().zip(&self.sparsity) {
             for (_, w) in layer.matrices() {
                 let repacked = w.repacked().filter(|p| layouts.contains(&Some(p.packing)));
-                let bytes = repacked
-                    .as_ref()
-                    .map_or(w.packed.len(), |packed| match packed.packing.order {
-                        Order::Rows => packed.data.len(),
-                        // Those that some row of the last pass needed: as all weights, once for all of its rows.
-                        Order::Columns => (packed.data.len() as f64 * (1.0 - counts.last_skipped())) as usize,
-                    });
+                let bytes = repacked.as_ref().map_or(w.packed.len(), |packed| {
+                    // What some row of the last pass needed: as all weights, once for all of its rows.
+                    let skipped = match packed.packing.order {
+                        Order::Rows => 0.0,
+                        Order::Columns => counts.last_skipped().down_zero,
+                        Order::File => counts.last_skipped().gate_closed,
+                    };
+                    (packed.data.len() as f64 * (1.0 - skipped)) as usize
+                });
                 body += bytes;
                 if repacked.is_some() || !self.model.mapping.is_mapped() {
                     own += bytes;
@@ -323,11 +326,12 @@ impl Forward {
         let gate = grow(&mut s.gate, n * config.ffn);
         let up = grow(&mut s.up, n * config.ffn);
         kernels.norm_quantize(pool, x, &layer.ffn_norm, eps, &mut s.quant);
-        kernels.linear(pool, &s.quant, &mut [(&layer.ffn_gate, gate), (&layer.ffn_up, up)]);
+        kernels.linear_gated(pool, &s.quant, (&layer.ffn_gate, gate), (&layer.ffn_up, up));
 
         kernels.gated_norm_quantize(pool, (gate, up), &layer.ffn_sub_norm, eps, &mut s.quant);
-        if let Some(zeros) = self.sparsity[index].add(gate, &s.quant.q, n) {
-            layer.down_zeros.add(zeros, n);
+        if let Some(shares) = self.sparsity[index].add(gate, &s.quant.q, n) {
+            layer.gates_closed.add(shares.gate_closed, n);
+            layer.down_zeros.add(shares.down_zero, n);
         }
         kernels.linear_sparse_add(pool, &s.quant, &layer.ffn_down, &mut s.live, x);
     }

@@ -17,32 +17,45 @@ pub struct Counts {
     closed: u64,
     /// Of them, those that are zero at the input of down.
     zero: u64,
-    /// The share of columns that no row of the last pass needed.
-    last_skipped: f64,
+    /// What no row of the last pass needed.
+    last_skipped: Shares,
 }
 
 impl Counts {
     /// Adds one pass: gate (rows, ffn) before its activation, and the input of down (rows, ffn) in int8. One of more than [`COUNTED`]
-    /// rows is passed by: hardly a column is zero in all of them. The share of zeros in the pass, if it was counted.
-    pub fn add(&mut self, gate: &[f32], down: &[i8], rows: usize) -> Option<f64> {
+    /// rows is passed by: hardly a column is zero in all of them. The shares in the pass, if it was counted.
+    pub fn add(&mut self, gate: &[f32], down: &[i8], rows: usize) -> Option<Shares> {
         assert_eq!(gate.len(), down.len());
         if rows > COUNTED {
-            self.last_skipped = 0.0;
+            self.last_skipped = Shares::default();
             return None;
         }
         let ffn = down.len() / rows;
+        let is_closed = |g: f32| g <= 0.0;
+        let is_zero = |q: i8| q == 0;
         self.elements += gate.len() as u64;
         // Without branches, so that the loops become vector code.
-        self.closed += u64::from(gate.iter().map(|&g| u32::from(g <= 0.0)).sum::<u32>());
-        let zero = down.iter().map(|&q| u32::from(q == 0)).sum::<u32>();
+        let closed = gate.iter().map(|&g| u32::from(is_closed(g))).sum::<u32>();
+        let zero = down.iter().map(|&q| u32::from(is_zero(q))).sum::<u32>();
+        self.closed += u64::from(closed);
         self.zero += u64::from(zero);
-        let skipped = if rows == 1 { zero } else { zero_columns(down, ffn) };
-        self.last_skipped = f64::from(skipped) / ffn as f64;
-        Some(f64::from(zero) / down.len() as f64)
+        let shares = |closed: u32, zero: u32, of: usize| Shares {
+            gate_closed: f64::from(closed) / of as f64,
+            down_zero: f64::from(zero) / of as f64,
+        };
+        self.last_skipped = match rows {
+            1 => shares(closed, zero, ffn),
+            _ => shares(
+                in_every_row(gate, ffn, is_closed),
+                in_every_row(down, ffn, is_zero),
+                ffn,
+            ),
+        };
+        Some(shares(closed, zero, down.len()))
     }
 
-    /// The share of the columns of down that no row of the last pass needed; 0 before the first.
-    pub fn last_skipped(&self) -> f64 {
+    /// The shares of the rows of up and of the columns of down that no row of the last pass needed; 0 before the first.
+    pub fn last_skipped(&self) -> Shares {
         self.last_skipped
     }
 
@@ -56,25 +69,25 @@ impl Counts {
     }
 }
 
-/// Columns of `x` (rows, cols) that are zero in every row.
-fn zero_columns(x: &[i8], cols: usize) -> u32 {
+/// Columns of `x` (rows, cols) that are `so` in every row.
+fn in_every_row<T: Copy>(x: &[T], cols: usize, so: impl Fn(T) -> bool) -> u32 {
     const WIDTH: usize = 64;
     let starts = (0..cols).step_by(WIDTH);
-    let zeros = starts.map(|start| {
-        let mut any = [0; WIDTH];
+    let counts = starts.map(|start| {
+        let mut all = [true; WIDTH];
         let width = WIDTH.min(cols - start);
         for row in x.chunks_exact(cols) {
-            any.iter_mut()
+            all.iter_mut()
                 .zip(&row[start..start + width])
-                .for_each(|(any, q)| *any |= q);
+                .for_each(|(all, &x)| *all &= so(x));
         }
-        any[..width].iter().map(|&any| u32::from(any == 0)).sum::<u32>()
+        all[..width].iter().map(|&all| u32::from(all)).sum::<u32>()
     });
-    zeros.sum()
+    counts.sum()
 }
 
 /// Shares of the inner vector's elements, 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Shares {
     /// gate <= 0: the row of up is not needed.
     pub gate_closed: f64,
@@ -104,43 +117,48 @@ pub fn summary(layers: &[Shares]) -> String {
 mod tests {
     use super::*;
 
+    fn of(gate_closed: f64, down_zero: f64) -> Shares {
+        Shares { gate_closed, down_zero }
+    }
+
     #[test]
     fn closed_gates_and_zeros_are_counted() {
         let mut counts = Counts::default();
         assert_eq!(counts.shares(), None);
         // Zero and minus zero are closed; what is not a number is not.
         counts.add(&[-1.0, 0.0, -0.0, 0.5, f32::NAN], &[0, 0, 0, 0, 1], 1);
-        assert_eq!(counts.last_skipped(), 0.8);
+        assert_eq!(counts.last_skipped(), of(0.6, 0.8));
         assert_eq!(
             counts.add(&[1.0, 1.0, 1.0, -2.0, 3.0], &[-128, 1, -1, 0, 127], 1),
-            Some(0.2)
+            Some(of(0.2, 0.2))
         );
-        let shares = counts.shares().unwrap();
-        assert_eq!((shares.gate_closed, shares.down_zero), (0.4, 0.5));
-        assert_eq!(counts.last_skipped(), 0.2);
+        assert_eq!(counts.shares(), Some(of(0.4, 0.5)));
+        assert_eq!(counts.last_skipped(), of(0.2, 0.2));
     }
 
     #[test]
-    fn a_column_is_skipped_when_no_row_needs_it() {
+    fn what_no_row_of_a_pass_needs_is_skipped() {
         let mut counts = Counts::default();
-        assert_eq!(counts.last_skipped(), 0.0);
-        // Three rows of four columns: half of all elements are zero, but only one column.
-        counts.add(&[1.0; 12], &[0, 1, 0, 2, 0, 0, 3, -4, 0, 5, 0, 6], 3);
-        assert_eq!(counts.last_skipped(), 0.25);
+        assert_eq!(counts.last_skipped(), of(0.0, 0.0));
+        // Three rows of four: half of all elements are zero, but only one column, and no gate is closed in all rows.
+        let gate = [-1.0, 1.0, -2.0, 1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -2.0, -1.0];
+        counts.add(&gate, &[0, 1, 0, 2, 0, 0, 3, -4, 0, 5, 0, 6], 3);
+        assert_eq!(counts.last_skipped(), of(0.0, 0.25));
+        counts.add(&[-1.0, 1.0, -0.0, f32::NAN], &[0; 4], 2);
+        assert_eq!(counts.last_skipped(), of(0.5, 1.0));
         let shares = counts.shares();
         assert_eq!(counts.add(&[-1.0; 34], &[0; 34], COUNTED + 1), None);
-        assert_eq!((counts.last_skipped(), counts.shares()), (0.0, shares));
+        assert_eq!((counts.last_skipped(), counts.shares()), (of(0.0, 0.0), shares));
         // More columns than are looked at together: those that 5 divides are zero in one row, those that 7 divides in the other.
         let rows = [5, 7].map(|n| (0..150).map(|i| i8::from(i % n != 0)).collect::<Vec<_>>());
-        assert_eq!(zero_columns(&rows.concat(), 150), 5);
+        assert_eq!(in_every_row(&rows.concat(), 150, |q| q == 0), 5);
     }
 
     #[test]
     fn a_summary_has_the_mean_and_the_range() {
-        let layer = |gate_closed, down_zero| Shares { gate_closed, down_zero };
         assert_eq!(summary(&[]), "");
         assert_eq!(
-            summary(&[layer(0.5, 0.8), layer(0.75, 0.9)]),
+            summary(&[of(0.5, 0.8), of(0.75, 0.9)]),
             "gate closed at 62.5 % (50.0 to 75.0), input of down zero at 85.0 % (80.0 to 90.0)"
         );
     }

@@ -8,7 +8,10 @@ use rand_pcg::rand_core::Rng;
 
 use crate::kernels::{Variant, variants};
 use crate::machine::cpu::Machine;
-use crate::model::{Architecture, Bytes, Config, Dense, DenseType, Layer, Mapping, Model, Packing, Ternary, Zeros};
+use crate::model::zeros::{COLUMNS, ROWS};
+use crate::model::{
+    Architecture, Bytes, Config, Dense, DenseType, Layer, Mapping, Model, Packing, Skipping, Ternary, Zeros,
+};
 
 /// Kernels that every CPU of the architecture runs.
 pub fn kernels() -> &'static Variant {
@@ -21,16 +24,20 @@ pub fn runnable() -> impl Iterator<Item = &'static Variant> {
     variants().iter().filter(move |variant| variant.runs_on(&features))
 }
 
-/// Those of them that can skip columns, with their layouts by rows and by columns.
-pub fn skipping() -> impl Iterator<Item = (&'static Variant, Packing, Packing)> {
+/// Those of them that can skip zeros, with their layouts: where all of a matrix is read, and where something is skipped.
+pub fn skipping() -> impl Iterator<Item = (&'static Variant, Packing, Skipping)> {
     let features = Machine::detect().features;
     variants().iter().filter_map(move |variant| {
-        let layouts = variant.packing().zip(variant.column_packing())?;
+        let (rows, skipping) = (variant.packing()?, variant.skipping());
+        if skipping == Skipping::default() {
+            return None;
+        }
+        assert!(skipping.up.is_some() && skipping.down.is_some());
         if !variant.runs_on(&features) {
             println!("SKIP {}, which this CPU cannot run", variant.name);
             return None;
         }
-        Some((variant, layouts.0, layouts.1))
+        Some((variant, rows, skipping))
     })
 }
 
@@ -122,7 +129,8 @@ fn build(config: Config, scale: f32, change_embedding: impl Fn(&mut [f32])) -> M
         ffn_up: ternary(f, h),
         ffn_sub_norm: vec![1.0; f],
         ffn_down: ternary(h, f),
-        down_zeros: Zeros::default(),
+        gates_closed: Zeros::new(ROWS),
+        down_zeros: Zeros::new(COLUMNS),
     };
     Model {
         embedding: Dense {

@@ -24,7 +24,7 @@ pub use ops::{Heads, QuantRows, round_for_head};
 pub use sparse::Live;
 
 use crate::machine::STACK_BYTES;
-use crate::model::Packing;
+use crate::model::{Packing, Skipping};
 
 /// Function types of the kernel ABI, one a role.
 mod abi {
@@ -77,7 +77,7 @@ pub struct Variant {
     i2s_gemv: abi::I2sGemv,
     i2s_gemm: abi::I2sGemm,
     packed: Option<PackedKernels>,
-    columns: Option<ColumnKernel>,
+    skipping: Option<SkippingKernels>,
     quantize: abi::Quantize,
     rescale: abi::Rescale,
     rescale_add: abi::RescaleAdd,
@@ -106,10 +106,14 @@ struct PackedKernels {
     gemm: abi::PackedGemm,
 }
 
-/// The kernel of a variant that can skip columns.
-struct ColumnKernel {
-    packing: Packing,
-    gemv: abi::PackedColumns,
+/// The kernels of a variant that can skip what a zero in the feed-forward makes needless.
+struct SkippingKernels {
+    /// Of up.
+    rows: Packing,
+    gated: abi::I2sGated,
+    /// Of down.
+    columns: Packing,
+    packed_columns: abi::PackedColumns,
 }
 
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
@@ -175,9 +179,13 @@ impl Variant {
         self.packed.as_ref().map(|packed| packed.packing)
     }
 
-    /// The layout of a matrix whose inputs are mostly zero; `None` where no kernel skips them.
-    pub fn column_packing(&self) -> Option<Packing> {
-        self.columns.as_ref().map(|columns| columns.packing)
+    /// The layouts of the feed-forward's matrices where it is mostly zero; none where no kernel skips anything.
+    pub fn skipping(&self) -> Skipping {
+        let kernels = self.skipping.as_ref();
+        Skipping {
+            up: kernels.map(|kernels| kernels.rows),
+            down: kernels.map(|kernels| kernels.columns),
+        }
     }
 
     /// Whether a CPU with `features` executes all of its instructions.

@@ -115,7 +115,17 @@ struct Weights<'a> {
     tile: usize,
     gemv: abi::I2sGemv,
     gemm: abi::I2sGemm,
+    /// With the gates (tokens, rows): rows under a closed one are not read.
+    gated: Option<(abi::I2sGated, &'a [f32])>,
     rescale: abi::Rescale,
+}
+
+impl Weights<'_> {
+    /// Whether no product with a vector of this scale overflows: a closed gate times infinity would be no zero.
+    fn is_finite(&self, scale: f32) -> bool {
+        // As a kernel rescales its sums, each of which is at most half of this.
+        ((256 * self.cols) as f32 / scale * self.scale).is_finite()
+    }
 }
 
 /// How a product is cut into pieces for [`Pool::each`].
@@ -198,15 +208,36 @@ impl Variant {
 
     /// y (tokens, rows) = x (tokens, cols) @ W^T for several W (rows, cols) that share x: one fork-join in all.
     pub fn linear(&self, pool: &Pool, x: &QuantRows, jobs: &mut [(&Ternary, &mut [f32])]) {
-        self.products(pool, x, jobs, self.rescale);
+        self.products(pool, x, jobs, self.rescale, None);
+    }
+
+    /// gate and up (tokens, rows), each = x (tokens, cols) @ W^T. Where the layout of up's W lets its rows be skipped, up is 0 under a closed gate
+    /// (<= 0): relu(gate)^2 * up is zero there anyway.
+    pub fn linear_gated(&self, pool: &Pool, x: &QuantRows, gate: (&Ternary, &mut [f32]), up: (&Ternary, &mut [f32])) {
+        let kernels = self.skipping.as_ref().zip(up.0.repacked());
+        if kernels.is_some_and(|(kernels, packed)| kernels.rows == packed.packing) {
+            let (gate_w, gate) = gate;
+            self.products(pool, x, &mut [(gate_w, &mut *gate)], self.rescale, None);
+            self.products(pool, x, &mut [up], self.rescale, Some(gate));
+        } else {
+            self.products(pool, x, &mut [gate, up], self.rescale, None);
+        }
     }
 
     /// y (tokens, rows) += x (tokens, cols) @ W^T.
     pub fn linear_add(&self, pool: &Pool, x: &QuantRows, w: &Ternary, y: &mut [f32]) {
-        self.products(pool, x, &mut [(w, y)], self.rescale_add);
+        self.products(pool, x, &mut [(w, y)], self.rescale_add, None);
     }
 
-    fn products(&self, pool: &Pool, x: &QuantRows, jobs: &mut [(&Ternary, &mut [f32])], rescale: abi::Rescale) {
+    /// Every y = (or +=, as `rescale` does) x @ W^T. `gate` (tokens, rows of every W): rows under a closed one may be skipped.
+    fn products(
+        &self,
+        pool: &Pool,
+        x: &QuantRows,
+        jobs: &mut [(&Ternary, &mut [f32])],
+        rescale: abi::Rescale,
+        gate: Option<&[f32]>,
+    ) {
         let tokens = x.scales.len();
         assert!(jobs.len() <= MAX_JOBS && x.sums.len() == tokens);
         for (w, y) in jobs.iter() {
@@ -219,12 +250,13 @@ impl Variant {
             assert_eq!(w.packed.len(), w.rows * (w.cols / 4));
             assert_eq!(x.q.len(), tokens * w.cols);
             assert_eq!(y.len(), tokens * w.rows);
+            assert!(gate.is_none_or(|gate| gate.len() == y.len()));
         }
         // Held to the end: the layout may be replaced meanwhile.
         let repacked: [_; MAX_JOBS] = std::array::from_fn(|i| jobs.get(i).and_then(|(w, _)| w.repacked()));
         let mut work: [Option<(Weights<'_>, Shared<'_, f32>, Cut)>; MAX_JOBS] = [const { None }; MAX_JOBS];
         for ((slot, repacked), (w, y)) in work.iter_mut().zip(&repacked).zip(jobs.iter_mut()) {
-            let w = self.weights(w, repacked.as_deref(), rescale);
+            let w = self.weights(w, repacked.as_deref(), rescale, gate);
             let cut = self.cut(&w, tokens, pool.threads());
             *slot = Some((w, Shared::new(y), cut));
         }
@@ -245,15 +277,26 @@ impl Variant {
     }
 
     /// The layout of W to compute with: its own, or the re-packed one as soon as that is there.
-    fn weights<'a>(&self, w: &'a Ternary, repacked: Option<&'a Packed>, rescale: abi::Rescale) -> Weights<'a> {
+    fn weights<'a>(
+        &self,
+        w: &'a Ternary,
+        repacked: Option<&'a Packed>,
+        rescale: abi::Rescale,
+        gate: Option<&'a [f32]>,
+    ) -> Weights<'a> {
         let packed = self.packed.as_ref().zip(repacked);
-        let (data, tile, gemv, gemm) = match packed.filter(|(kernels, packed)| kernels.packing == packed.packing) {
-            Some((kernels, packed)) => {
-                assert_eq!(Some(packed.data.len()), kernels.packing.bytes(w));
-                (&*packed.data, kernels.packing.rows, kernels.gemv, kernels.gemm)
-            }
-            None => (&*w.packed, self.mr, self.i2s_gemv, self.i2s_gemm),
-        };
+        let skipping = self.skipping.as_ref().zip(repacked);
+        let (mut tile, mut gemv, mut gemm, mut gated) = (self.mr, self.i2s_gemv, self.i2s_gemm, None);
+        let mut data = &*w.packed;
+        if let Some((kernels, packed)) = packed.filter(|(kernels, packed)| kernels.packing == packed.packing) {
+            (tile, gemv, gemm) = (kernels.packing.rows, kernels.gemv, kernels.gemm);
+            data = &packed.data;
+            assert_eq!(Some(data.len()), kernels.packing.bytes(w));
+        } else if let Some((kernels, packed)) = skipping.filter(|(kernels, packed)| kernels.rows == packed.packing) {
+            gated = gate.map(|gate| (kernels.gated, gate));
+            data = &packed.data;
+            assert_eq!(data.len(), w.packed.len());
+        }
         Weights {
             data,
             row_bytes: data.len() / w.rows,
@@ -263,15 +306,18 @@ impl Variant {
             tile,
             gemv,
             gemm,
+            gated,
             rescale,
         }
     }
 
     /// How to cut a product with `tokens` vectors. For one thread and token not at all: nobody would help, and pieces cost a hundredth.
     fn cut(&self, w: &Weights<'_>, tokens: usize, threads: usize) -> Cut {
+        // Rows are skipped where about a quarter of them is read. Measured on Zen 3, two threads, 80 % closed: whole tokens 4 % faster.
+        let piece_bytes = self.piece_bytes * if w.gated.is_some() { 4 } else { 1 };
         let (token_block, most) = match (tokens, threads) {
             (1, 1) => (1, w.rows),
-            (1, _) => (1, self.piece_bytes / w.row_bytes),
+            (1, _) => (1, piece_bytes / w.row_bytes),
             _ => {
                 let least = if tokens < self.table_tokens { 0 } else { self.gemm_rows };
                 (self.token_block, (self.weight_block_bytes / w.row_bytes).max(least))
@@ -310,7 +356,17 @@ impl Variant {
             // SAFETY: `packed` holds n whole rows and `q` m rows of cols elements; `sums` takes m * n, and the kernels write every one
             // of them. The caller owns this part of y.
             unsafe {
-                if x.scales.len() == 1 {
+                if let Some((gated, gate)) = w.gated {
+                    for (i, t) in tokens.clone().enumerate() {
+                        let (q, sums) = (q.add(i * w.cols), sums.add(i * n));
+                        if w.is_finite(x.scales[t]) {
+                            let gate = gate[t * w.rows..][rows.clone()].as_ptr();
+                            gated(packed, gate, q, x.sums[t], n, w.cols, sums);
+                        } else {
+                            (w.gemv)(packed, q, x.sums[t], n, w.cols, sums);
+                        }
+                    }
+                } else if x.scales.len() == 1 {
                     (w.gemv)(packed, q, x.sums[0], n, w.cols, sums);
                 } else {
                     (w.gemm)(packed, q, x.sums[tokens.start..].as_ptr(), n, w.cols, m, sums, n);

@@ -2,7 +2,7 @@
 
 use super::ops::{QuantRows, each_row};
 use super::shared::{Shared, share};
-use super::{COLUMN_SUMS, ColumnKernel, Variant};
+use super::{COLUMN_SUMS, SkippingKernels, Variant};
 use crate::machine::pool::Pool;
 use crate::model::Ternary;
 
@@ -71,14 +71,14 @@ impl Variant {
     /// y (tokens, rows) += x (tokens, cols) @ W^T, as [`Variant::linear_add`], skipping the columns of W that meet zeros where W is there
     /// by columns. `live` is re-used.
     pub fn linear_sparse_add(&self, pool: &Pool, x: &QuantRows, w: &Ternary, live: &mut Live, y: &mut [f32]) {
-        let by_columns = self.columns.as_ref().zip(w.repacked());
-        let Some((kernel, packed)) = by_columns.filter(|(kernel, packed)| kernel.packing == packed.packing) else {
+        let by_columns = self.skipping.as_ref().zip(w.repacked());
+        let Some((kernels, packed)) = by_columns.filter(|(kernels, packed)| kernels.columns == packed.packing) else {
             return self.linear_add(pool, x, w, y);
         };
         let tokens = x.scales.len();
         assert_eq!(
             Some(packed.data.len()),
-            kernel.packing.bytes(w),
+            kernels.columns.bytes(w),
             "and so cols is in bounds"
         );
         assert!(x.sums.len() == tokens && x.q.len() == tokens * w.cols && y.len() == tokens * w.rows);
@@ -86,7 +86,7 @@ impl Variant {
             let tokens = block * BLOCK..block * BLOCK + y.len() / w.rows;
             live.find(pool, &x.q[tokens.start * w.cols..tokens.end * w.cols], w.cols);
             let (scales, sums) = (&x.scales[tokens.clone()], &x.sums[tokens]);
-            self.columns_product(kernel, pool, w, &packed.data, live, (scales, sums), y);
+            self.columns_product(kernels, pool, w, &packed.data, live, (scales, sums), y);
         }
     }
 
@@ -94,7 +94,7 @@ impl Variant {
     #[expect(clippy::too_many_arguments, reason = "one call")]
     fn columns_product(
         &self,
-        kernel: &ColumnKernel,
+        kernels: &SkippingKernels,
         pool: &Pool,
         w: &Ternary,
         data: &[u8],
@@ -102,9 +102,9 @@ impl Variant {
         (scales, x_sums): (&[f32], &[i32]),
         y: &mut [f32],
     ) {
-        let tile = kernel.packing.rows;
+        let tile = kernels.columns.rows;
         let stride = data.len() / w.cols;
-        let tile_bytes = tile / kernel.packing.weights_per_byte;
+        let tile_bytes = tile / kernels.columns.weights_per_byte;
         let most = COLUMN_SUMS / tile;
         assert!(most > 0);
         let y = Shared::new(y);
@@ -122,7 +122,7 @@ impl Variant {
                     unsafe {
                         let w_first = data[first * tile_bytes..].as_ptr();
                         let y_sums = sums.as_mut_ptr();
-                        (kernel.gemv)(
+                        (kernels.packed_columns)(
                             w_first,
                             stride,
                             columns.as_ptr(),

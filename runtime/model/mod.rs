@@ -24,7 +24,7 @@ pub use coarse::{CoarseHead, CoarseToken, NoCoarseHead};
 pub use error::{InvalidModel, ModelError};
 pub use loader::{GgufFile, Opened};
 pub use mmap::{MapOptions, Mapping};
-pub use packed::{Layout, Order, Packed, Packing, RepackError};
+pub use packed::{Layout, Order, Packed, Packing, RepackError, Skipping};
 pub use sidecar::{CacheDir, Sidecar};
 pub use weights::{Architecture, Bytes, Config, Dense, DenseType, Layer, Model, Owner, Ternary};
 pub use zeros::Zeros;

@@ -15,6 +15,8 @@
 //!   how the kernel interleaves columns.
 //!
 //! Codes beyond the last row are 0.
+//!
+//! Or in the order of the file, for rows that are mostly not needed: I2_S as it is, in memory of our own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,12 +30,14 @@ pub enum Order {
     Rows,
     /// Columns: for products that skip those which meet a zero.
     Columns,
+    /// Single rows, as I2_S has them: for products that skip those whose gate is closed.
+    File,
 }
 
 /// A layout of re-packed weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packing {
-    /// By rows or by columns.
+    /// What is contiguous.
     pub order: Order,
     /// Rows of a tile.
     pub rows: usize,
@@ -67,6 +71,7 @@ impl Packing {
             Order::Rows if !w.rows.is_multiple_of(self.rows) => return None,
             Order::Rows => w.rows * self.row_bytes(w.cols),
             Order::Columns => w.cols * w.rows.div_ceil(self.rows) * (self.rows / self.weights_per_byte),
+            Order::File => w.packed.len(),
         };
         (w.cols <= self.max_cols).then_some(bytes)
     }
@@ -79,9 +84,18 @@ impl Packing {
     /// Re-packs W into `out`, which has [`Packing::bytes`], and checks every code on the way.
     pub fn pack(&self, w: &Ternary, out: &mut [u8]) -> Result<(), NotTernary> {
         assert_eq!(Some(out.len()), self.bytes(w));
-        if self.order == Order::Columns {
-            return self.pack_columns(w, out);
+        match self.order {
+            Order::Rows => self.pack_tiles(w, out),
+            Order::Columns => self.pack_columns(w, out),
+            Order::File if has_code_3(&w.packed) => Err(NotTernary),
+            Order::File => {
+                out.copy_from_slice(&w.packed);
+                Ok(())
+            }
         }
+    }
+
+    fn pack_tiles(&self, w: &Ternary, out: &mut [u8]) -> Result<(), NotTernary> {
         let tiles = out.chunks_exact_mut(self.rows * self.row_bytes(w.cols));
         for (tile, rows) in tiles.zip(w.packed.chunks_exact(self.rows * w.cols / 4)) {
             if has_code_3(rows) {
@@ -143,14 +157,34 @@ impl Packing {
 pub struct Layout {
     /// Of all others.
     pub rows: Packing,
-    /// Of the `ffn_down` of each layer, where that is another one. May end early.
-    pub down: Vec<Option<Packing>>,
+    /// Of the feed-forward of each layer. May end early.
+    pub skipping: Vec<Skipping>,
+}
+
+/// The layouts of what is skipped in a feed-forward; `None` where all of a matrix is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Skipping {
+    /// Of `ffn_up`.
+    pub up: Option<Packing>,
+    /// Of `ffn_down`.
+    pub down: Option<Packing>,
+}
+
+impl Skipping {
+    /// The layout of a matrix that is called `name` in its layer.
+    fn of(&self, name: &str) -> Option<Packing> {
+        match name {
+            "ffn_up" => self.up,
+            "ffn_down" => self.down,
+            _ => None,
+        }
+    }
 }
 
 impl From<Packing> for Layout {
     fn from(rows: Packing) -> Self {
-        let down = Vec::new();
-        Layout { rows, down }
+        let skipping = Vec::new();
+        Layout { rows, skipping }
     }
 }
 
@@ -198,16 +232,17 @@ impl Model {
 
     /// All ternary matrices with their names and layouts.
     pub(super) fn places<'a>(&'a self, layout: &'a Layout) -> impl Iterator<Item = Place<'a>> {
-        let downs = self.layers.iter().zip(&layout.down);
-        let downs: Vec<_> = downs
-            .filter_map(|(layer, packing)| Some((&raw const layer.ffn_down, (*packing)?)))
-            .collect();
-        self.matrices().map(move |(name, w)| {
-            let other = downs.iter().find(|(down, _)| std::ptr::eq(*down, w));
-            let other = other
-                .map(|(_, packing)| *packing)
-                .filter(|packing| packing.bytes(w).is_some());
-            (name, w, other.unwrap_or(layout.rows))
+        let skipping = layout
+            .skipping
+            .iter()
+            .copied()
+            .chain(std::iter::repeat(Skipping::default()));
+        let layers = self.layers.iter().zip(skipping).enumerate();
+        layers.flat_map(move |(index, (layer, skipping))| {
+            layer.matrices().into_iter().map(move |(name, w)| {
+                let other = skipping.of(name).filter(|packing| packing.bytes(w).is_some());
+                (full_name(index, name), w, other.unwrap_or(layout.rows))
+            })
         })
     }
 
@@ -314,10 +349,15 @@ impl Model {
     /// All ternary matrices with their names in the file, first to last.
     pub fn matrices(&self) -> impl Iterator<Item = (String, &Ternary)> {
         self.layers.iter().enumerate().flat_map(|(index, layer)| {
-            let name = move |(name, w)| (format!("blk.{index}.{name}.weight"), w);
+            let name = move |(name, w)| (full_name(index, name), w);
             layer.matrices().into_iter().map(name)
         })
     }
+}
+
+/// In the file, of the matrix that is called `name` in its layer.
+fn full_name(layer: usize, name: &str) -> String {
+    format!("blk.{layer}.{name}.weight")
 }
 
 /// The size of a matrix's place: matrices start at a cache line.
@@ -403,7 +443,10 @@ mod tests {
         let down = &model.layers[0].ffn_down;
         let by_columns = Layout {
             rows: PACKING,
-            down: vec![Some(COLUMNS)],
+            skipping: vec![Skipping {
+                down: Some(COLUMNS),
+                up: None,
+            }],
         };
         assert_eq!(
             model.change_over(&by_columns, &go_on).unwrap(),

@@ -18,10 +18,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::packed::padded;
-use super::{CoarseHead, HugeBuffer, Layout, Mapping, Model, Order, Packing, Ternary};
+use super::{CoarseHead, HugeBuffer, Layout, Mapping, Model, Order, Packing, Skipping, Ternary};
 
 /// The last byte is the version: to be raised when re-packing or coding makes other bytes.
-const MAGIC: [u8; 8] = *b"STERNA\0\x03";
+const MAGIC: [u8; 8] = *b"STERNA\0\x04";
 const HEAD: &str = "token_embd.weight";
 
 /// Where side-car files are, and for which model file.
@@ -68,7 +68,7 @@ struct Section {
 
 #[derive(Clone, Copy, Default)]
 struct Entry {
-    /// Of a matrix: 0 by rows, 1 by columns. Of the head: 1 when it is there.
+    /// Of a matrix: 0 by rows, 1 when it is laid out for skipping. Of the head: 1 when it is there.
     form: u64,
     /// Checksum of the tensor in the model file.
     source: u64,
@@ -79,10 +79,10 @@ struct Entry {
 impl Sidecar {
     /// Looks into a folder for what was made of `model` with these layouts, which are those of `kernels`. A file that cannot be used is
     /// none, with a warning.
-    pub fn open(cache: &CacheDir, kernels: &str, model: &Model, rows: Packing, columns: Option<Packing>) -> Self {
-        let key = key(model, rows, columns);
+    pub fn open(cache: &CacheDir, kernels: &str, model: &Model, rows: Packing, skipping: Skipping) -> Self {
+        let key = key(model, rows, skipping);
         let path = cache.dir.join(format!("{key:016x}.sterna"));
-        let kept = match Kept::open(&path, key, model, rows, columns) {
+        let kept = match Kept::open(&path, key, model, rows, skipping) {
             Ok(kept) => Some(kept),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
@@ -265,7 +265,7 @@ impl Sidecar {
 }
 
 impl Kept {
-    fn open(path: &Path, key: u64, model: &Model, rows: Packing, columns: Option<Packing>) -> io::Result<Kept> {
+    fn open(path: &Path, key: u64, model: &Model, rows: Packing, skipping: Skipping) -> io::Result<Kept> {
         let invalid = |why: &str| Err(io::Error::other(why.to_owned()));
         // A pipe without a writer would hold the open, were it not for the flag.
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
@@ -293,9 +293,16 @@ impl Kept {
             return invalid("its header is damaged, or of another version");
         }
         let (matrices, head) = (&entries[..count - 1], entries[count - 1].form == 1);
-        let downs = matrices.iter().skip(6).step_by(7);
-        let down = downs.map(|entry| columns.filter(|_| entry.form == 1)).collect();
-        let layout = Layout { rows, down };
+        // In the order of `Layer::matrices`.
+        let (layers, _) = matrices.as_chunks::<7>();
+        let of_layer = |[.., up, down]: &[Entry; 7]| Skipping {
+            up: skipping.up.filter(|_| up.form == 1),
+            down: skipping.down.filter(|_| down.form == 1),
+        };
+        let layout = Layout {
+            rows,
+            skipping: layers.iter().map(of_layer).collect(),
+        };
         let (mut sections, bytes) = sections(model, &layout, head);
         let as_expected = sections.iter().zip(&entries).all(|(s, e)| s.entry.form == e.form);
         if !as_expected || (head && CoarseHead::codable(&model.embedding).is_err()) || meta.len() != bytes {
@@ -313,7 +320,7 @@ fn sections(model: &Model, layout: &Layout, head: bool) -> (Vec<Section>, u64) {
     let count = model.matrices().count() + 1;
     let mut at = padded(Some(header(0, 0, &vec![Entry::default(); count]).len())) as u64;
     let matrices = model.places(layout).map(|(name, w, packing)| {
-        let form = u64::from(packing.order == Order::Columns);
+        let form = u64::from(packing.order != Order::Rows);
         (name, Some(packing), form, padded(packing.bytes(w)))
     });
     let head = head.then(|| {
@@ -368,9 +375,9 @@ fn owner_of(path: &Path) -> Option<u64> {
 }
 
 /// Tells models, layouts and versions apart: all that does not have to be read for it.
-fn key(model: &Model, rows: Packing, columns: Option<Packing>) -> u64 {
+fn key(model: &Model, rows: Packing, skipping: Skipping) -> u64 {
     let w = &model.embedding;
-    let mut text = format!("{MAGIC:?} {rows:?} {columns:?} {:?} {} {}", w.kind, w.rows, w.cols);
+    let mut text = format!("{MAGIC:?} {rows:?} {skipping:?} {:?} {} {}", w.kind, w.rows, w.cols);
     for (name, w) in model.matrices() {
         text += &format!(" {name} {} {} {:08x}", w.rows, w.cols, w.scale.to_bits());
     }

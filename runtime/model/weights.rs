@@ -235,7 +235,9 @@ pub struct Layer {
     pub ffn_sub_norm: Vec<f32>,
     /// (hidden, ffn)
     pub ffn_down: Ternary,
-    /// Of the input of `ffn_down`, in what is generated.
+    /// The gates that are closed, in what is generated.
+    pub gates_closed: Zeros,
+    /// Of the input of `ffn_down`, likewise.
     pub down_zeros: Zeros,
 }
 

@@ -1,26 +1,43 @@
-//! Whether an `ffn_down` is laid out by columns: by the share of zeros at its input in what was generated last.
+//! Whether something of a feed-forward is skipped: by the share of zeros in what was generated last.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The share from which columns are skipped: by then it pays with one thread and with two, for one sequence and for several.
+/// The shares between which a choice stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Thresholds {
+    /// From here on zeros are skipped: by then it pays with one thread and with two, for one sequence and for several.
+    pub sparse: f64,
+    /// Below this they are not any more: about where skipping begins to cost time. The distance keeps a layer near either from changing
+    /// to and fro with every sentence.
+    pub dense: f64,
+}
+
+/// Of the inputs of `ffn_down`, whose columns are skipped.
 ///
 /// On Zen 3 skipping takes as long as reading everything at 0.6 with one thread and one sequence, at 0.8 with two threads: memory gives leaps of
 /// a few hundred bytes at half the rate of one stream (docs/sparse-feed-forward.md). Text has more zeros than the arbitrary tokens that are
 /// measured first (the demo model: 0.05 to 0.1).
-pub const SPARSE: f64 = 0.82;
+pub const COLUMNS: Thresholds = Thresholds {
+    sparse: 0.82,
+    dense: 0.78,
+};
 
-/// The share below which columns that are skipped become rows again: about where skipping begins to cost time. The distance to [`SPARSE`]
-/// keeps a layer near either from changing to and fro with every sentence.
-pub const DENSE: f64 = 0.78;
+/// Of the gates, by which rows of `ffn_up` are skipped.
+pub const ROWS: Thresholds = Thresholds {
+    sparse: 0.70,
+    dense: 0.66,
+};
+
+impl Thresholds {
+    /// Whether it pays to skip at this share of zeros, where that is done now or not.
+    pub fn pay(&self, share: f64, skipped: bool) -> bool {
+        share >= if skipped { self.dense } else { self.sparse }
+    }
+}
 
 /// Tokens that the average forgets within, by a factor of e: few enough to follow a change of subject, and enough for the zeros of
 /// single tokens not to matter.
 const MEMORY: f64 = 256.0;
-
-/// Whether columns are to be skipped at this share of zeros, where they are skipped now or not.
-pub fn columns_pay(share: f64, skipped: bool) -> bool {
-    share >= if skipped { DENSE } else { SPARSE }
-}
 
 /// A share of zeros, averaged over about the last 256 tokens: one thread adds, another looks. Two that add at once may lose an addend,
 /// which does no harm.
@@ -28,6 +45,11 @@ pub fn columns_pay(share: f64, skipped: bool) -> bool {
 pub struct Zeros(AtomicU64);
 
 impl Zeros {
+    /// Between the thresholds: what was chosen stays until there is evidence.
+    pub fn new(thresholds: Thresholds) -> Self {
+        Zeros(thresholds.dense.midpoint(thresholds.sparse).to_bits().into())
+    }
+
     /// Adds a pass of `tokens`.
     pub fn add(&self, share: f64, tokens: usize) {
         let average = self.share();
@@ -42,16 +64,12 @@ impl Zeros {
     }
 }
 
-/// Between the thresholds: what was chosen stays until there is evidence.
-impl Default for Zeros {
-    fn default() -> Self {
-        Zeros(DENSE.midpoint(SPARSE).to_bits().into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DENSE: f64 = COLUMNS.dense;
+    const SPARSE: f64 = COLUMNS.sparse;
 
     #[test]
     fn a_choice_stays_between_the_thresholds() {
@@ -67,18 +85,20 @@ mod tests {
             (f64::NAN, false, false),
         ];
         for (share, skipped, expected) in cases {
-            assert_eq!(columns_pay(share, skipped), expected, "{share} {skipped}");
+            assert_eq!(COLUMNS.pay(share, skipped), expected, "{share} {skipped}");
         }
-        let start = Zeros::default().share();
-        assert!(columns_pay(start, true) && !columns_pay(start, false));
+        for thresholds in [COLUMNS, ROWS] {
+            let start = Zeros::new(thresholds).share();
+            assert!(thresholds.pay(start, true) && !thresholds.pay(start, false));
+        }
     }
 
     /// Tokens of this share until the choice changes.
     fn tokens_until_change(share: f64, skipped: bool) -> Option<usize> {
-        let zeros = Zeros::default();
+        let zeros = Zeros::new(COLUMNS);
         (1..10_000).find(|_| {
             zeros.add(share, 1);
-            columns_pay(zeros.share(), skipped) != skipped
+            COLUMNS.pay(zeros.share(), skipped) != skipped
         })
     }
 
@@ -90,7 +110,7 @@ mod tests {
             assert_eq!(tokens_until_change(steady, true), None);
             assert_eq!(tokens_until_change(steady, false), None);
         }
-        let zeros = Zeros::default();
+        let zeros = Zeros::new(COLUMNS);
         zeros.add(0.9, 1000);
         assert_eq!(zeros.share(), 0.9, "more than it remembers: nothing else is left");
         zeros.add(0.5, 64);

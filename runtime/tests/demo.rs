@@ -13,7 +13,7 @@ use sterna::engine::session::Session;
 use sterna::engine::{Engine, EngineConfig, Event, Request, Sampling, Speculation, perplexity};
 use sterna::kernels::{Variant, variants};
 use sterna::machine::cpu::Machine;
-use sterna::model::{Layout, MapOptions, Model, Opened};
+use sterna::model::{Layout, MapOptions, Model, Opened, Skipping};
 use sterna::text::Tokenizer;
 
 /// Where the first two logits are closer, either may come first: between PyTorch and us their difference moves by up to 0.07,
@@ -30,8 +30,8 @@ struct Way {
     kernels: &'static str,
     /// Weights laid out anew for the kernels, or as the file has them.
     repacked: bool,
-    /// With every `down` by columns, so that those which meet zeros are skipped.
-    columns: bool,
+    /// With every feed-forward laid out for skipping its zeros.
+    skipping: bool,
     threads: usize,
     batch: usize,
     /// Tokens are guessed, and verified together.
@@ -51,15 +51,15 @@ impl Way {
             }
             let all = [(false, false), (true, false), (true, true)];
             let layouts =
-                1 + usize::from(variant.packing().is_some()) + usize::from(variant.column_packing().is_some());
-            for &(repacked, columns) in &all[..layouts] {
+                1 + usize::from(variant.packing().is_some()) + usize::from(variant.skipping() != Skipping::default());
+            for &(repacked, skipping) in &all[..layouts] {
                 let (threads, batch) = [(1, 512), (2, 128), (3, 7)][ways.len() % 3];
                 let guessed = ways.len() % 2 == 1;
                 let kernels = variant.name;
                 ways.push(Way {
                     kernels,
                     repacked,
-                    columns,
+                    skipping,
                     threads,
                     batch,
                     guessed,
@@ -80,8 +80,8 @@ impl Way {
         let (model, _) = open();
         if let Some(packing) = kernels.packing().filter(|_| self.repacked) {
             let mut layout = Layout::from(packing);
-            if self.columns {
-                layout.down = vec![kernels.column_packing(); model.layers.len()];
+            if self.skipping {
+                layout.skipping = vec![kernels.skipping(); model.layers.len()];
             }
             model.repack(None, &layout, &AtomicBool::new(false)).unwrap();
         }

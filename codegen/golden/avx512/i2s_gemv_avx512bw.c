@@ -7,12 +7,12 @@
 //   vpmaddwd with 1    16 lanes                           i32, every 21 blocks
 //
 // Overflow: |code * x| <= 3 * 128, two products a register and lane: 21 blocks stay in i16.
-// One row after the other, as one linear stream, prefetched 256 bytes ahead.
 // Rendered from templates/i2s_gemv_avx512bw.c for avx512: edit the template, not this.
 #include <stddef.h>
 #include <stdint.h>
 
 void sterna_i2s_gemv__avx512(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols, int32_t *restrict y);
+void sterna_i2s_gated__avx512(const uint8_t *restrict w, const float *restrict gate, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols, int32_t *restrict y);
 
 #include <immintrin.h>
 
@@ -30,29 +30,60 @@ static inline __m512i block(const uint8_t *w) {
     return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)w));
 }
 
+// Both kernels over I2_S and one vector, from `row`: the sum over c of code(c) * x[c] of one row, which asks for the lines from `ahead` on as it
+// reads those from `w` on. Prefetches beyond a matrix are harmless: they never fault.
+static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *x, size_t blocks);
 
-void sterna_i2s_gemv__avx512(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows,
-                             size_t cols, int32_t *restrict y) {
+// One row after the other: a thread reads its share of W as one linear stream, prefetched 256 bytes ahead. Two rows
+// at once would share the loads of x, but are two streams, and half as fast from memory.
+void sterna_i2s_gemv__avx512(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols,
+                           int32_t *restrict y) {
+    for (size_t r = 0; r < rows; r++, w += cols / 4)
+        y[r] = row(w, w + 256, x, cols / 128) - x_sum;
+}
+
+// y[r] = 0 where gate[r] <= 0, and as above elsewhere: rows under a closed gate are not read.
+//
+// Memory is read by leaps, which the hardware does not foresee: each row asks for the one AHEAD of it in the list. Measured on Zen 3, rows of 640
+// bytes, as parts of the time that the re-packed matrix takes: 0.73 with 2 ahead and 0.88 with 1, where 70 % are closed; 3 to 6 as 2.
+void sterna_i2s_gated__avx512(const uint8_t *restrict w, const float *restrict gate, const int8_t *restrict x, int32_t x_sum, size_t rows,
+                            size_t cols, int32_t *restrict y) {
+    enum { CHUNK = 2048, AHEAD = 2 };
+    int32_t open[CHUNK + AHEAD];
+    for (size_t first = 0; first < rows; first += CHUNK, w += CHUNK * (cols / 4)) {
+        const size_t m = rows - first < CHUNK ? rows - first : CHUNK;
+        size_t n = 0;
+        for (size_t r = 0; r < m; r++) {
+            y[first + r] = 0;
+            open[n] = (int32_t)r;
+            // What is not a number is open: it stays one.
+            n += !(gate[first + r] <= 0);
+        }
+        // Behind the last row that one again: it costs no memory.
+        for (size_t i = 0; i < AHEAD; i++)
+            open[n + i] = n ? open[n - 1] : 0;
+        for (size_t i = 0; i < n; i++)
+            y[first + open[i]] = row(w + open[i] * (cols / 4), w + open[i + AHEAD] * (cols / 4), x, cols / 128) - x_sum;
+    }
+}
+
+static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *x, size_t blocks) {
     const __m512i three = _mm512_set1_epi8(3), one = _mm512_set1_epi16(1);
     const __m512i upper_shift = halves(6, 4), lower_shift = halves(2, 0);
-    const size_t blocks = cols / 128;
-    for (size_t r = 0; r < rows; r++) {
-        const int8_t *xb = x;
-        __m512i sum = _mm512_setzero_si512();
-        for (size_t b = 0; b < blocks;) {
-            const size_t end = blocks - b < 21 ? blocks : b + 21;
-            __m512i acc0 = _mm512_setzero_si512(), acc1 = acc0;
-            for (; b < end; b++, w += 32, xb += 128) {
-                __builtin_prefetch(w + 256);
-                const __m512i v = block(w);
-                const __m512i upper = _mm512_and_si512(_mm512_srlv_epi32(v, upper_shift), three);
-                const __m512i lower = _mm512_and_si512(_mm512_srlv_epi32(v, lower_shift), three);
-                acc0 = _mm512_add_epi16(acc0, _mm512_maddubs_epi16(upper, _mm512_loadu_si512(xb)));
-                acc1 = _mm512_add_epi16(acc1, _mm512_maddubs_epi16(lower, _mm512_loadu_si512(xb + 64)));
-            }
-            sum = _mm512_add_epi32(sum, _mm512_madd_epi16(acc0, one));
-            sum = _mm512_add_epi32(sum, _mm512_madd_epi16(acc1, one));
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t b = 0; b < blocks;) {
+        const size_t end = blocks - b < 21 ? blocks : b + 21;
+        __m512i acc0 = _mm512_setzero_si512(), acc1 = acc0;
+        for (; b < end; b++, x += 128) {
+            __builtin_prefetch(ahead + 32 * b);
+            const __m512i v = block(w + 32 * b);
+            const __m512i upper = _mm512_and_si512(_mm512_srlv_epi32(v, upper_shift), three);
+            const __m512i lower = _mm512_and_si512(_mm512_srlv_epi32(v, lower_shift), three);
+            acc0 = _mm512_add_epi16(acc0, _mm512_maddubs_epi16(upper, _mm512_loadu_si512(x)));
+            acc1 = _mm512_add_epi16(acc1, _mm512_maddubs_epi16(lower, _mm512_loadu_si512(x + 64)));
         }
-        y[r] = _mm512_reduce_add_epi32(sum) - x_sum;
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(acc0, one));
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(acc1, one));
     }
+    return _mm512_reduce_add_epi32(sum);
 }

@@ -9,13 +9,12 @@
 //
 // vpdpbusd adds code * factor * x over 4 bytes into i32; the factor, the same for all sums of a lane, is shifted
 // out once a row, exactly. Overflow: 4 * 192 * 128 a block and lane; the renderer bounds cols.
-// One row after the other: a thread reads its share of W as one linear stream, prefetched 256 bytes ahead. Two rows
-// at once would share the loads of x, but are two streams, and half as fast from memory.
 // Rendered from templates/i2s_gemv_avx512.c for avx512vnni: edit the template, not this.
 #include <stddef.h>
 #include <stdint.h>
 
 void sterna_i2s_gemv__avx512vnni(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols, int32_t *restrict y);
+void sterna_i2s_gated__avx512vnni(const uint8_t *restrict w, const float *restrict gate, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols, int32_t *restrict y);
 
 #include <immintrin.h>
 
@@ -33,33 +32,62 @@ static inline __m512i block(const uint8_t *w) {
     return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)w));
 }
 
+// Both kernels over I2_S and one vector, from `row`: the sum over c of code(c) * x[c] of one row, which asks for the lines from `ahead` on as it
+// reads those from `w` on. Prefetches beyond a matrix are harmless: they never fault.
+static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *x, size_t blocks);
 
-void sterna_i2s_gemv__avx512vnni(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows,
-                                 size_t cols, int32_t *restrict y) {
+// One row after the other: a thread reads its share of W as one linear stream, prefetched 256 bytes ahead. Two rows
+// at once would share the loads of x, but are two streams, and half as fast from memory.
+void sterna_i2s_gemv__avx512vnni(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols,
+                           int32_t *restrict y) {
+    for (size_t r = 0; r < rows; r++, w += cols / 4)
+        y[r] = row(w, w + 256, x, cols / 128) - x_sum;
+}
+
+// y[r] = 0 where gate[r] <= 0, and as above elsewhere: rows under a closed gate are not read.
+//
+// Memory is read by leaps, which the hardware does not foresee: each row asks for the one AHEAD of it in the list. Measured on Zen 3, rows of 640
+// bytes, as parts of the time that the re-packed matrix takes: 0.73 with 2 ahead and 0.88 with 1, where 70 % are closed; 3 to 6 as 2.
+void sterna_i2s_gated__avx512vnni(const uint8_t *restrict w, const float *restrict gate, const int8_t *restrict x, int32_t x_sum, size_t rows,
+                            size_t cols, int32_t *restrict y) {
+    enum { CHUNK = 2048, AHEAD = 2 };
+    int32_t open[CHUNK + AHEAD];
+    for (size_t first = 0; first < rows; first += CHUNK, w += CHUNK * (cols / 4)) {
+        const size_t m = rows - first < CHUNK ? rows - first : CHUNK;
+        size_t n = 0;
+        for (size_t r = 0; r < m; r++) {
+            y[first + r] = 0;
+            open[n] = (int32_t)r;
+            // What is not a number is open: it stays one.
+            n += !(gate[first + r] <= 0);
+        }
+        // Behind the last row that one again: it costs no memory.
+        for (size_t i = 0; i < AHEAD; i++)
+            open[n + i] = n ? open[n - 1] : 0;
+        for (size_t i = 0; i < n; i++)
+            y[first + open[i]] = row(w + open[i] * (cols / 4), w + open[i + AHEAD] * (cols / 4), x, cols / 128) - x_sum;
+    }
+}
+
+static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *x, size_t blocks) {
     const __m512i upper = halves((int)0xc0c0c0c0, 0x30303030), lower = halves(0x0c0c0c0c, 0x03030303);
     const __m512i upper_shift = halves(6, 4), lower_shift = halves(2, 0);
-    const size_t blocks = cols / 128;
-    for (size_t r = 0; r < rows; r++) {
-        // Two blocks in turn: a chain of accumulations is half as long as the row.
-        __m512i upper_0 = _mm512_setzero_si512(), lower_0 = upper_0, upper_1 = upper_0, lower_1 = upper_0;
-        const int8_t *xb = x;
-        size_t b = 0;
-        for (; b + 2 <= blocks; b += 2, w += 64, xb += 256) {
-            __builtin_prefetch(w + 256);
-            const __m512i v0 = block(w), v1 = block(w + 32);
-            DPBUSD(upper_0, _mm512_and_si512(v0, upper), _mm512_loadu_si512(xb));
-            DPBUSD(lower_0, _mm512_and_si512(v0, lower), _mm512_loadu_si512(xb + 64));
-            DPBUSD(upper_1, _mm512_and_si512(v1, upper), _mm512_loadu_si512(xb + 128));
-            DPBUSD(lower_1, _mm512_and_si512(v1, lower), _mm512_loadu_si512(xb + 192));
-        }
-        if (b < blocks) {
-            const __m512i v0 = block(w);
-            DPBUSD(upper_0, _mm512_and_si512(v0, upper), _mm512_loadu_si512(xb));
-            DPBUSD(lower_0, _mm512_and_si512(v0, lower), _mm512_loadu_si512(xb + 64));
-            w += 32;
-        }
-        const __m512i scaled_upper = _mm512_add_epi32(upper_0, upper_1), scaled_lower = _mm512_add_epi32(lower_0, lower_1);
-        y[r] = _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_srav_epi32(scaled_upper, upper_shift),
-                                                        _mm512_srav_epi32(scaled_lower, lower_shift))) - x_sum;
+    // Two blocks in turn: a chain of accumulations is half as long as the row.
+    __m512i upper_0 = _mm512_setzero_si512(), lower_0 = upper_0, upper_1 = upper_0, lower_1 = upper_0;
+    size_t b = 0;
+    for (; b + 2 <= blocks; b += 2, x += 256) {
+        __builtin_prefetch(ahead + 32 * b);
+        const __m512i v0 = block(w + 32 * b), v1 = block(w + 32 * b + 32);
+        DPBUSD(upper_0, _mm512_and_si512(v0, upper), _mm512_loadu_si512(x));
+        DPBUSD(lower_0, _mm512_and_si512(v0, lower), _mm512_loadu_si512(x + 64));
+        DPBUSD(upper_1, _mm512_and_si512(v1, upper), _mm512_loadu_si512(x + 128));
+        DPBUSD(lower_1, _mm512_and_si512(v1, lower), _mm512_loadu_si512(x + 192));
     }
+    if (b < blocks) {
+        const __m512i v0 = block(w + 32 * b);
+        DPBUSD(upper_0, _mm512_and_si512(v0, upper), _mm512_loadu_si512(x));
+        DPBUSD(lower_0, _mm512_and_si512(v0, lower), _mm512_loadu_si512(x + 64));
+    }
+    const __m512i scaled_upper = _mm512_add_epi32(upper_0, upper_1), scaled_lower = _mm512_add_epi32(lower_0, lower_1);
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_srav_epi32(scaled_upper, upper_shift), _mm512_srav_epi32(scaled_lower, lower_shift)));
 }

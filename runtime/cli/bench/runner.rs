@@ -159,14 +159,14 @@ mod tests {
     use crate::engine::testing;
     use crate::model::Layout;
 
-    /// Passes read different numbers of columns, so that the last one says nothing of the others.
+    /// Passes skip different rows and columns, so that the last one says nothing of the others.
     #[test]
     fn what_is_read_is_the_sum_over_the_passes() {
-        for (kernels, rows, columns) in testing::skipping() {
+        for (kernels, rows, skipping) in testing::skipping() {
             let model = testing::model();
-            let down = vec![Some(columns); 2];
+            let skipping = vec![skipping; 2];
             model
-                .repack(None, &Layout { rows, down }, &AtomicBool::new(false))
+                .repack(None, &Layout { rows, skipping }, &AtomicBool::new(false))
                 .unwrap();
             let runner = || {
                 let forward = Forward::new(Arc::clone(&model), kernels, 1);

@@ -4,7 +4,7 @@ use super::*;
 use crate::engine::kv::CacheTypes;
 use crate::engine::sparsity::COUNTED;
 use crate::engine::testing;
-use crate::model::{Layout, Packing};
+use crate::model::{Layout, Packing, Skipping, Ternary};
 
 /// The logits of every position of `tokens`, in passes of at most `chunk` rows.
 fn logits(threads: usize, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
@@ -85,17 +85,26 @@ fn repacked_weights_do_not_change_a_bit() {
     }
 }
 
-/// Down by columns in one layer of two.
+/// Columns of down in one layer of two, and rows of up in the other, in both or in none.
 #[test]
-fn skipped_columns_do_not_change_a_bit() {
+fn what_is_skipped_does_not_change_a_bit() {
     let expected = logits(1, &TOKENS, 1);
-    for (kernels, rows_order, columns) in testing::skipping() {
+    for (kernels, rows_order, both) in testing::skipping() {
         for threads in [1, 2, 3] {
             let model = testing::model();
-            let down = vec![None, Some(columns)];
-            let layout = Layout { rows: rows_order, down };
+            let down = Skipping { up: None, ..both };
+            let up = Skipping { down: None, ..both };
+            let skipping = [vec![up, down], vec![up, both], vec![down, both]][threads - 1].clone();
+            let layout = Layout {
+                rows: rows_order,
+                skipping: skipping.clone(),
+            };
             model.repack(None, &layout, &AtomicBool::new(false)).unwrap();
-            assert_eq!(model.layers[1].ffn_down.repacked().unwrap().packing, columns);
+            for (layer, skipping) in model.layers.iter().zip(skipping) {
+                let packing = |w: &Ternary| w.repacked().unwrap().packing;
+                assert_eq!(packing(&layer.ffn_up), skipping.up.unwrap_or(rows_order));
+                assert_eq!(packing(&layer.ffn_down), skipping.down.unwrap_or(rows_order));
+            }
             let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
             let mut forward = Forward::new(model, kernels, threads);
             for chunk in [0..1, 1..2, 2..4, 4..9] {
@@ -109,21 +118,27 @@ fn skipped_columns_do_not_change_a_bit() {
     }
 }
 
-/// To columns and back between the passes, in either layer at another time.
+/// To skipping and back between the passes, in either layer and matrix at another time.
 #[test]
 fn layouts_that_change_between_passes_do_not_change_a_bit() {
     let expected = logits(1, &TOKENS, 1);
     let go_on = AtomicBool::new(false);
-    for (kernels, by_rows, columns) in testing::skipping() {
+    for (kernels, by_rows, both) in testing::skipping() {
         let model = testing::model();
         model.repack(None, &by_rows.into(), &go_on).unwrap();
         let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
         let mut forward = Forward::new(model.clone(), kernels, 2);
         for (position, &token) in TOKENS.iter().enumerate() {
-            let down = [1, 2].map(|bit| (position & bit != 0).then_some(columns)).to_vec();
-            let layout = Layout { rows: by_rows, down };
+            let skipping = [1, 2].map(|bit| Skipping {
+                up: both.up.filter(|_| position & bit == 0),
+                down: both.down.filter(|_| position & bit != 0),
+            });
+            let layout = Layout {
+                rows: by_rows,
+                skipping: skipping.to_vec(),
+            };
             let changed = model.change_over(&layout, &go_on).unwrap();
-            assert_eq!(changed, [0, 1, 2, 1, 2, 1, 2, 1, 2][position]);
+            assert_eq!(changed, [2, 2, 4, 2, 4, 2, 4, 2, 4][position]);
             let output = forward.pass(&mut caches, &rows(0, position, &[token])).unwrap();
             assert_eq!(output.logits(0).unwrap().all(), expected[position], "{}", kernels.name);
         }

@@ -11,10 +11,19 @@ const ROWS: Packing = Packing {
     weights_per_byte: 5,
     max_cols: 1 << 16,
 };
-const COLUMNS: Packing = Packing {
-    order: Order::Columns,
-    rows: 320,
-    ..ROWS
+const NOTHING: Skipping = Skipping { up: None, down: None };
+const BOTH: Skipping = Skipping {
+    up: Some(Packing {
+        order: Order::File,
+        rows: 1,
+        weights_per_byte: 4,
+        ..ROWS
+    }),
+    down: Some(Packing {
+        order: Order::Columns,
+        rows: 320,
+        ..ROWS
+    }),
 };
 
 /// A small model whose matrices and head differ from row to row; `other` changes a weight.
@@ -54,24 +63,26 @@ fn elsewhere(dir: &Path) -> CacheDir {
 }
 
 /// What a model holds after it was prepared with `dir`, and whether all of it had been in the file.
-fn prepare(dir: &Path, writer: &Writer, down: Option<Packing>) -> (Vec<Vec<u8>>, bool) {
-    prepare_as(&cache(dir), KERNELS, writer, down)
+fn prepare(dir: &Path, writer: &Writer, skipping: Skipping) -> (Vec<Vec<u8>>, bool) {
+    prepare_as(&cache(dir), KERNELS, writer, skipping)
 }
 
 /// The same for any model file and kernels.
-fn prepare_as(cache: &CacheDir, kernels: &str, writer: &Writer, down: Option<Packing>) -> (Vec<Vec<u8>>, bool) {
+fn prepare_as(cache: &CacheDir, kernels: &str, writer: &Writer, skipping: Skipping) -> (Vec<Vec<u8>>, bool) {
     let (model, _) = writer.load().unwrap();
     let go_on = AtomicBool::new(false);
-    let mut sidecar = Sidecar::open(cache, kernels, &model, ROWS, Some(COLUMNS));
+    let mut sidecar = Sidecar::open(cache, kernels, &model, ROWS, BOTH);
     let layout = sidecar.layout().cloned().unwrap_or(Layout {
         rows: ROWS,
-        down: vec![down],
+        skipping: vec![skipping],
     });
     model.repack(Some(&mut sidecar), &layout, &go_on).unwrap();
     model.code_head(Some(&mut sidecar), &go_on).unwrap();
     sidecar.keep(&model, &layout, &go_on);
-    let down_packing = model.layers[0].ffn_down.repacked().unwrap().packing;
-    assert_eq!(down_packing, down.unwrap_or(ROWS));
+    let layer = &model.layers[0];
+    for (w, packing) in [(&layer.ffn_up, skipping.up), (&layer.ffn_down, skipping.down)] {
+        assert_eq!(w.repacked().unwrap().packing, packing.unwrap_or(ROWS));
+    }
     let head = model.coarse.get().unwrap();
     let all = model.matrices().map(|(_, w)| w.repacked().unwrap().data.to_vec());
     let all = all.chain([head.codes().to_vec(), head.numbers()]).collect();
@@ -85,9 +96,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// A folder with one file, and what is in it.
-fn kept(down: Option<Packing>) -> (TempDir, PathBuf, Vec<Vec<u8>>) {
+fn kept(skipping: Skipping) -> (TempDir, PathBuf, Vec<Vec<u8>>) {
     let dir = tempfile::tempdir().unwrap();
-    let (made, complete) = prepare(dir.path(), &writer(false), down);
+    let (made, complete) = prepare(dir.path(), &writer(false), skipping);
     assert!(!complete);
     let path = files(dir.path()).remove(0);
     (dir, path, made)
@@ -95,10 +106,11 @@ fn kept(down: Option<Packing>) -> (TempDir, PathBuf, Vec<Vec<u8>>) {
 
 #[test]
 fn what_was_made_comes_back_to_the_last_bit() {
-    for down in [None, Some(COLUMNS)] {
-        let (dir, path, made) = kept(down);
+    let up_alone = Skipping { down: None, ..BOTH };
+    for skipping in [NOTHING, BOTH, up_alone] {
+        let (dir, path, made) = kept(skipping);
         let bytes = fs::read(&path).unwrap();
-        assert!(prepare(dir.path(), &writer(false), down) == (made, true));
+        assert!(prepare(dir.path(), &writer(false), skipping) == (made, true));
         assert_eq!(files(dir.path()), std::slice::from_ref(&path));
         assert!(fs::read(&path).unwrap() == bytes);
     }
@@ -106,22 +118,22 @@ fn what_was_made_comes_back_to_the_last_bit() {
 
 #[test]
 fn nothing_else_in_the_folder_is_touched() {
-    let (dir, path, _) = kept(None);
+    let (dir, path, _) = kept(NOTHING);
     fs::write(dir.path().join("other.sterna"), "mine").unwrap();
     fs::write(&path, "").unwrap();
-    prepare(dir.path(), &writer(false), None);
+    prepare(dir.path(), &writer(false), NOTHING);
     assert_eq!(files(dir.path()).len(), 2);
     assert_eq!(fs::read(dir.path().join("other.sterna")).unwrap(), b"mine");
 }
 
 #[test]
 fn damage_is_found_and_repaired() {
-    let (dir, path, made) = kept(Some(COLUMNS));
+    let (dir, path, made) = kept(BOTH);
     let good = fs::read(&path).unwrap();
     let header = 8 * (3 + 3 * 8 + 1);
     let check = |bytes: &[u8], what: &str| {
         fs::write(&path, bytes).unwrap();
-        let (all, complete) = prepare(dir.path(), &writer(false), Some(COLUMNS));
+        let (all, complete) = prepare(dir.path(), &writer(false), BOTH);
         assert!(all == made && !complete, "{what}");
         assert!(fs::read(&path).unwrap() == good, "{what}: written again");
     };
@@ -143,12 +155,12 @@ fn damage_is_found_and_repaired() {
 /// False where the flipped byte belongs to nothing; those are few.
 fn prepare_is_damaged(dir: &TempDir, path: &Path, bytes: &[u8]) -> bool {
     fs::write(path, bytes).unwrap();
-    !prepare(dir.path(), &writer(false), Some(COLUMNS)).1
+    !prepare(dir.path(), &writer(false), BOTH).1
 }
 
 #[test]
 fn headers_with_the_right_checksum_can_lie_about_little() {
-    let (dir, path, made) = kept(None);
+    let (dir, path, made) = kept(NOTHING);
     let good = fs::read(&path).unwrap();
     let header_len = 8 * (3 + 3 * 8 + 1);
     for word in 0..3 + 3 * 8 {
@@ -158,16 +170,16 @@ fn headers_with_the_right_checksum_can_lie_about_little() {
             let sum = checksum([&bytes[..header_len - 8]]);
             bytes[header_len - 8..header_len].copy_from_slice(&sum.to_le_bytes());
             fs::write(&path, &bytes).unwrap();
-            // A down that is said to be by columns has another length.
-            assert!(prepare(dir.path(), &writer(false), None).0 == made, "{word} {value}");
+            // A matrix that is said to be laid out for skipping has another length.
+            assert!(prepare(dir.path(), &writer(false), NOTHING).0 == made, "{word} {value}");
         }
     }
 }
 
 #[test]
 fn other_weights_are_never_taken() {
-    let (dir, path, made) = kept(None);
-    let (others, complete) = prepare(dir.path(), &writer(true), None);
+    let (dir, path, made) = kept(NOTHING);
+    let (others, complete) = prepare(dir.path(), &writer(true), NOTHING);
     assert!(
         !complete,
         "one key, since the scales are the same, but another checksum"
@@ -175,9 +187,9 @@ fn other_weights_are_never_taken() {
     assert!(others != made);
     assert_eq!(files(dir.path()), [path]);
 
-    assert!(prepare_as(&elsewhere(dir.path()), KERNELS, &scaled(), None) == (made, false));
+    assert!(prepare_as(&elsewhere(dir.path()), KERNELS, &scaled(), NOTHING) == (made, false));
     assert_eq!(files(dir.path()).len(), 2, "two keys");
-    assert!(prepare(dir.path(), &writer(true), None) == (others, true));
+    assert!(prepare(dir.path(), &writer(true), NOTHING) == (others, true));
 }
 
 /// Other scales, and so another key.
@@ -189,7 +201,7 @@ fn scaled() -> Writer {
 
 #[test]
 fn a_new_file_takes_the_place_of_older_ones_of_the_same_model() {
-    let (dir, path, _) = kept(None);
+    let (dir, path, _) = kept(NOTHING);
     let old = fs::read(&path).unwrap();
     // Another version, with anything behind the first words.
     let foreign = dir.path().join("0000000000000004.sterna");
@@ -197,21 +209,21 @@ fn a_new_file_takes_the_place_of_older_ones_of_the_same_model() {
     start[7] += 1;
     start[8..16].copy_from_slice(&4u64.to_le_bytes());
     fs::write(&foreign, start).unwrap();
-    prepare(dir.path(), &scaled(), None);
+    prepare(dir.path(), &scaled(), NOTHING);
     assert!(!path.exists() && !foreign.exists());
     assert_eq!(files(dir.path()).len(), 1);
 }
 
 #[test]
 fn nothing_else_is_removed_for_a_new_file() {
-    let (dir, path, _) = kept(None);
+    let (dir, path, _) = kept(NOTHING);
     let old = fs::read(&path).unwrap();
     // Of another model file, and of another machine's kernels.
-    prepare_as(&elsewhere(dir.path()), KERNELS, &scaled(), None);
+    prepare_as(&elsewhere(dir.path()), KERNELS, &scaled(), NOTHING);
     assert!(path.exists());
     let theirs = files(dir.path()).into_iter().find(|file| *file != path).unwrap();
     fs::remove_file(theirs).unwrap();
-    prepare_as(&cache(dir.path()), "others", &scaled(), None);
+    prepare_as(&cache(dir.path()), "others", &scaled(), NOTHING);
     assert!(path.exists());
 
     // What has a name like ours or a content like ours, but not both, or is a link.
@@ -229,7 +241,7 @@ fn nothing_else_is_removed_for_a_new_file() {
     let before = files(dir.path());
     let mut third = scaled();
     third.tensor("blk.0.ffn_up.weight").data[4096..4100].copy_from_slice(&0.75f32.to_le_bytes());
-    prepare(dir.path(), &third, None);
+    prepare(dir.path(), &third, NOTHING);
     let after = files(dir.path());
     let gone: Vec<_> = before.iter().filter(|file| !after.contains(file)).collect();
     assert_eq!(gone, [&path]);
@@ -238,8 +250,8 @@ fn nothing_else_is_removed_for_a_new_file() {
 
 #[test]
 fn folders_that_cannot_be_used_change_nothing() {
-    let (dir, path, made) = kept(None);
-    let same = |dir: &Path| assert!(prepare(dir, &writer(false), None) == (made.clone(), false));
+    let (dir, path, made) = kept(NOTHING);
+    let same = |dir: &Path| assert!(prepare(dir, &writer(false), NOTHING) == (made.clone(), false));
     same(&dir.path().join("missing"));
     same(&path);
     fs::remove_file(&path).unwrap();
@@ -258,26 +270,26 @@ fn folders_that_cannot_be_used_change_nothing() {
 
 #[test]
 fn only_one_writes_and_what_a_killed_one_left_is_used_up() {
-    let (dir, path, made) = kept(None);
+    let (dir, path, made) = kept(NOTHING);
     fs::remove_file(&path).unwrap();
     let temporary = path.with_extension("sterna.tmp");
     let other = File::create(&temporary).unwrap();
     other.lock().unwrap();
-    assert!(prepare(dir.path(), &writer(false), None) == (made.clone(), false));
+    assert!(prepare(dir.path(), &writer(false), NOTHING) == (made.clone(), false));
     assert_eq!(files(dir.path()), std::slice::from_ref(&temporary));
     drop(other);
-    assert!(prepare(dir.path(), &writer(false), None) == (made, false));
+    assert!(prepare(dir.path(), &writer(false), NOTHING) == (made, false));
     assert_eq!(files(dir.path()), [path]);
 }
 
 #[test]
 fn links_are_not_followed_for_writing() {
-    let (dir, path, _) = kept(None);
+    let (dir, path, _) = kept(NOTHING);
     fs::remove_file(&path).unwrap();
     let victim = tempfile::NamedTempFile::new().unwrap();
     fs::write(victim.path(), "mine").unwrap();
     std::os::unix::fs::symlink(victim.path(), path.with_extension("sterna.tmp")).unwrap();
-    prepare(dir.path(), &writer(false), None);
+    prepare(dir.path(), &writer(false), NOTHING);
     assert_eq!(fs::read(victim.path()).unwrap(), b"mine");
 }
 
@@ -286,7 +298,7 @@ fn what_is_not_finished_is_not_kept() {
     let dir = tempfile::tempdir().unwrap();
     let (model, _) = writer(false).load().unwrap();
     let (stop, layout) = (AtomicBool::new(true), ROWS.into());
-    let mut sidecar = Sidecar::open(&cache(dir.path()), KERNELS, &model, ROWS, None);
+    let mut sidecar = Sidecar::open(&cache(dir.path()), KERNELS, &model, ROWS, NOTHING);
     model.repack(Some(&mut sidecar), &layout, &stop).unwrap();
     sidecar.keep(&model, &layout, &AtomicBool::new(false));
     assert_eq!(files(dir.path()), [] as [PathBuf; 0]);
@@ -298,7 +310,7 @@ fn what_is_not_finished_is_not_kept() {
     sidecar.keep(&model, &layout, &AtomicBool::new(false));
     let len = |dir: &Path| fs::metadata(&files(dir)[0]).unwrap().len();
     let without = len(dir.path());
-    let mut sidecar = Sidecar::open(&cache(dir.path()), KERNELS, &model, ROWS, None);
+    let mut sidecar = Sidecar::open(&cache(dir.path()), KERNELS, &model, ROWS, NOTHING);
     assert!(sidecar.read_head(&model).is_none() && sidecar.complete().is_some());
     model.code_head(None, &AtomicBool::new(false)).unwrap();
     sidecar.keep(&model, &layout, &AtomicBool::new(false));
@@ -324,6 +336,6 @@ fn a_checksum_sees_every_bit_and_every_boundary() {
 /// Other bytes for the same model are another version of the file: raise it in `MAGIC` when this changes.
 #[test]
 fn the_version_says_what_the_bytes_are() {
-    let (_dir, path, _) = kept(Some(COLUMNS));
-    assert_eq!(checksum([&*fs::read(&path).unwrap()]), 5_027_827_886_335_306_185);
+    let (_dir, path, _) = kept(BOTH);
+    assert_eq!(checksum([&*fs::read(&path).unwrap()]), 4_776_931_991_245_654_766);
 }
