@@ -18,7 +18,8 @@ static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *
         const size_t end = blocks - b < {{ widen_blocks }} ? blocks : b + {{ widen_blocks }};
         __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
         for (; b < end; b++, x += 128) {
-            __builtin_prefetch(ahead + 32 * b);
+            if (ahead)
+                __builtin_prefetch(ahead + 32 * b);
             const __m256i v = _mm256_loadu_si256((const __m256i *)(w + 32 * b));
 {%- for field in range(end=4) %}
             const __m256i c{{ field }} = _mm256_and_si256({% if field < 3 %}_mm256_srli_epi16(v, {{ 6 - 2 * field }}){% else %}v{% endif %}, three);

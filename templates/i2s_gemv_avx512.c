@@ -19,7 +19,8 @@ static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *
     __m512i upper_0 = _mm512_setzero_si512(), lower_0 = upper_0, upper_1 = upper_0, lower_1 = upper_0;
     size_t b = 0;
     for (; b + 2 <= blocks; b += 2, x += 256) {
-        __builtin_prefetch(ahead + 32 * b);
+        if (ahead)
+            __builtin_prefetch(ahead + 32 * b);
         const __m512i v0 = block(w + 32 * b), v1 = block(w + 32 * b + 32);
         DPBUSD(upper_0, _mm512_and_si512(v0, upper), _mm512_loadu_si512(x));
         DPBUSD(lower_0, _mm512_and_si512(v0, lower), _mm512_loadu_si512(x + 64));
@@ -27,6 +28,8 @@ static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *
         DPBUSD(lower_1, _mm512_and_si512(v1, lower), _mm512_loadu_si512(x + 192));
     }
     if (b < blocks) {
+        if (ahead)
+            __builtin_prefetch(ahead + 32 * b);
         const __m512i v0 = block(w + 32 * b);
         DPBUSD(upper_0, _mm512_and_si512(v0, upper), _mm512_loadu_si512(x));
         DPBUSD(lower_0, _mm512_and_si512(v0, lower), _mm512_loadu_si512(x + 64));

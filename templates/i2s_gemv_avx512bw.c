@@ -18,7 +18,8 @@ static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *
         const size_t end = blocks - b < {{ widen_blocks }} ? blocks : b + {{ widen_blocks }};
         __m512i acc0 = _mm512_setzero_si512(), acc1 = acc0;
         for (; b < end; b++, x += 128) {
-            __builtin_prefetch(ahead + 32 * b);
+            if (ahead)
+                __builtin_prefetch(ahead + 32 * b);
             const __m512i v = block(w + 32 * b);
             const __m512i upper = _mm512_and_si512(_mm512_srlv_epi32(v, upper_shift), three);
             const __m512i lower = _mm512_and_si512(_mm512_srlv_epi32(v, lower_shift), three);

@@ -19,7 +19,8 @@ static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *
     __m256i {% for field in range(end=4) %}a{{ field }} = _mm256_setzero_si256(), b{{ field }} = a{{ field }}{% if not loop.last %}, {% endif %}{% endfor %};
     size_t b = 0;
     for (; b + 2 <= blocks; b += 2, x += 256) {
-        __builtin_prefetch(ahead + 32 * b);
+        if (ahead)
+            __builtin_prefetch(ahead + 32 * b);
         const __m256i v = _mm256_loadu_si256((const __m256i *)(w + 32 * b)), u = _mm256_loadu_si256((const __m256i *)(w + 32 * b + 32));
 {%- for field in range(end=4) %}
         DPBUSD(a{{ field }}, _mm256_and_si256(v, mask{{ field }}), _mm256_loadu_si256((const __m256i *)(x + {{ 32 * field }})));
@@ -27,6 +28,8 @@ static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *
 {%- endfor %}
     }
     if (b < blocks) {
+        if (ahead)
+            __builtin_prefetch(ahead + 32 * b);
         const __m256i v = _mm256_loadu_si256((const __m256i *)(w + 32 * b));
 {%- for field in range(end=4) %}
         DPBUSD(a{{ field }}, _mm256_and_si256(v, mask{{ field }}), _mm256_loadu_si256((const __m256i *)(x + {{ 32 * field }})));

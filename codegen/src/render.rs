@@ -69,7 +69,7 @@ const GEMM_SUMS: u64 = 160 << 10;
 /// are what costs.
 const COLUMN_SUMS: usize = 2560;
 
-/// Single rows of four weights a byte, as a file has them.
+/// I2_S as a layout: single rows of four weights a byte.
 const I2S: Packing = Packing {
     rows: 1,
     weights_per_byte: 4,
@@ -426,8 +426,8 @@ pub fn bindings(plan: &KernelPlan) -> Result<String, RenderError> {
         let skipping = match variant.isa.column_packing() {
             None => "None".to_owned(),
             Some(columns) => format!(
-                "Some(SkippingKernels {{ rows: {}, gated: {}, columns: {}, packed_columns: {} }})",
-                packing(I2S, "File", bounds.max_cols),
+                "Some(SkippingKernels {{ up: {}, gated: {}, down: {}, columns: {} }})",
+                packing(I2S, "Rows", bounds.max_cols),
                 variant.symbol(Role::I2sGated),
                 packing(columns, "Columns", bounds.columns_max_cols),
                 variant.symbol(Role::PackedColumns),
@@ -507,7 +507,7 @@ mod tests {
             none.source
                 .starts_with("#define sterna_i2s_gemv__avx2 sterna_i2s_gemv__avx2__none\n")
         );
-        assert!(none.source.contains("row(w, w + 0, x,"), "asks for what it reads");
+        assert!(none.source.contains("row(w, NULL, x,"));
         assert!(unit(path("avx2__none", "i2s_gemm_avx2.c")).is_none());
         // Without candidates every unit is there, and nothing is renamed.
         let level = unit(path("avx2", "i2s_gemv_avx2.c")).expect("the plan's");

@@ -15,7 +15,7 @@ use super::sparsity::{self, COUNTED, Shares};
 use crate::kernels::Variant;
 use crate::machine::STACK_BYTES;
 use crate::machine::limits::{self, Limits};
-use crate::model::zeros::{COLUMNS, ROWS};
+use crate::model::zeros::{DOWN, UP};
 use crate::model::{
     CacheDir, CoarseHead, InvalidModel, Layer, Layout, Model, Packing, RepackError, Sidecar, Skipping, Ternary,
 };
@@ -82,15 +82,11 @@ pub fn prepare(
     cancel: &AtomicBool,
 ) -> Result<(), InvalidModel> {
     let other_bytes = other_bytes.saturating_add(model.mapping.pinned_bytes());
-    let packing = kernels.packing().filter(|&rows| {
-        // The feed-forward may change over later, where single rows may be longer than those of tiles.
-        let skipping = Layout {
-            rows,
-            skipping: vec![kernels.skipping(); model.layers.len()],
-        };
-        let bytes = model.repacked_bytes(&rows.into()).max(model.repacked_bytes(&skipping)) as u64;
-        repack && fits("re-packing the weights", bytes, other_bytes)
-    });
+    // Whatever the feed-forward changes over to later.
+    let body_bytes = |rows| model.repacked_bytes(rows, kernels.skipping()) as u64;
+    let packing = kernels
+        .packing()
+        .filter(|&rows| repack && fits("re-packing the weights", body_bytes(rows), other_bytes));
     let mut kept = packing
         .zip(cache)
         .map(|(rows, cache)| Sidecar::open(cache, kernels.name, model, rows, kernels.skipping()));
@@ -98,12 +94,12 @@ pub fn prepare(
         Some(layout) => layout.clone(),
         None => layout(model, kernels, rows),
     });
-    let body_bytes = layout.as_ref().map_or(0, |layout| model.repacked_bytes(layout) as u64);
     match &layout {
         Some(layout) => self::repack(model, kernels, kept.as_mut(), layout, cancel)?,
         None => model.validate_codes()?,
     }
     let head_bytes = CoarseHead::bytes_for(&model.embedding) as u64;
+    let body_bytes = packing.map_or(0, body_bytes);
     if repack && fits("coding the output head", head_bytes + body_bytes, other_bytes) {
         code_head(model, kept.as_mut().filter(|_| layout.is_some()), cancel);
     }
@@ -111,6 +107,10 @@ pub fn prepare(
         && !cancel.load(Ordering::Relaxed)
     {
         kept.keep(model, &layout, cancel);
+    }
+    if packing.is_some() {
+        // Of names, the vocabulary, and what was read of the weights meanwhile.
+        model.mapping.release((*model.mapping).as_ref());
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ fn look_again(model: Arc<Model>, kernels: &Variant, cancel: &AtomicBool, mut wai
 }
 
 /// Changes each feed-forward over to the layouts that pay by its recent zeros. False where no later look can change anything: without
-/// kernels for both, without re-packed weights, or after a failure.
+/// kernels that skip, without re-packed weights, or after a failure.
 fn rechoose(model: &Model, kernels: &Variant, cancel: &AtomicBool) -> bool {
     let skipping = kernels.skipping();
     let Some(rows) = kernels.packing().filter(|_| skipping != Skipping::default()) else {
@@ -177,7 +177,12 @@ fn rechoose(model: &Model, kernels: &Variant, cancel: &AtomicBool) -> bool {
             return false;
         }
     }
-    model.layers.iter().any(|layer| packing(&layer.ffn_down).is_some())
+    let both = |layer: &Layer| {
+        [&layer.ffn_up, &layer.ffn_down]
+            .into_iter()
+            .any(|w| packing(w).is_some())
+    };
+    model.layers.iter().any(both)
 }
 
 /// All by tiles of rows, but for each feed-forward that is mostly zero.
@@ -202,8 +207,8 @@ fn layout(model: &Arc<Model>, kernels: &'static Variant, rows: Packing) -> Layou
 /// What of `skipping` pays in a layer that has these zeros, and skips `now`.
 fn choose(shares: &Shares, skipping: Skipping, now: Skipping) -> Skipping {
     Skipping {
-        up: skipping.up.filter(|_| ROWS.pay(shares.gate_closed, now.up.is_some())),
-        down: (skipping.down).filter(|_| COLUMNS.pay(shares.down_zero, now.down.is_some())),
+        up: skipping.up.filter(|_| UP.pay(shares.gate_closed, now.up.is_some())),
+        down: (skipping.down).filter(|_| DOWN.pay(shares.down_zero, now.down.is_some())),
     }
 }
 
@@ -248,7 +253,8 @@ fn repack(
     let began = Instant::now();
     match model.repack(kept.as_deref_mut(), layout, cancel) {
         Ok(()) => {
-            let bytes = model.repacked_bytes(layout);
+            let repacked = model.matrices().filter_map(|(_, w)| w.repacked());
+            let bytes: usize = repacked.map(|packed| packed.data.len()).sum();
             tracing::info!(
                 mib = bytes >> 20,
                 ms = began.elapsed().as_millis() as u64,
@@ -315,18 +321,18 @@ mod tests {
             max_cols: 1 << 16,
         };
         let both = Skipping {
-            up: Some(packing(Order::File, 1)),
+            up: Some(packing(Order::Rows, 1)),
             down: Some(packing(Order::Columns, 256)),
         };
         let nothing = Skipping::default();
         let up = Skipping { down: None, ..both };
         let down = Skipping { up: None, ..both };
         let of = |gate_closed, down_zero| Shares { gate_closed, down_zero };
-        let between = of(ROWS.dense.midpoint(ROWS.sparse), COLUMNS.dense.midpoint(COLUMNS.sparse));
+        let between = of(UP.dense.midpoint(UP.sparse), DOWN.dense.midpoint(DOWN.sparse));
         let cases = [
             (of(0.0, 0.0), both, nothing),
-            (of(ROWS.sparse, 0.0), nothing, up),
-            (of(0.0, COLUMNS.sparse), nothing, down),
+            (of(UP.sparse, 0.0), nothing, up),
+            (of(0.0, DOWN.sparse), nothing, down),
             (of(1.0, 1.0), nothing, both),
             (of(f64::NAN, f64::NAN), both, nothing),
             (between, nothing, nothing),
@@ -365,7 +371,8 @@ mod tests {
                 let options = MapOptions { mmap, mlock: false };
                 let model = Arc::new(Model::open(path.as_ref(), options).unwrap().model);
                 let file_bytes = model.mapping.as_ref().as_ref().len() as u64;
-                let other_bytes = limit - SLACK - model.repacked_bytes(&rows.into()) as u64 - file_bytes / 2;
+                let other_bytes =
+                    limit - SLACK - model.repacked_bytes(rows, kernels.skipping()) as u64 - file_bytes / 2;
                 prepare(&model, kernels, true, None, other_bytes, &AtomicBool::new(false)).unwrap();
                 let repacked = model.matrices().any(|(_, w)| w.repacked().is_some());
                 assert_eq!(repacked, mmap, "{}", kernels.name);

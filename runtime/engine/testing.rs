@@ -8,7 +8,7 @@ use rand_pcg::rand_core::Rng;
 
 use crate::kernels::{Variant, variants};
 use crate::machine::cpu::Machine;
-use crate::model::zeros::{COLUMNS, ROWS};
+use crate::model::zeros::{DOWN, UP};
 use crate::model::{
     Architecture, Bytes, Config, Dense, DenseType, Layer, Mapping, Model, Packing, Skipping, Ternary, Zeros,
 };
@@ -63,6 +63,12 @@ pub fn config() -> Config {
 /// Random ternary weights, the same every time.
 pub fn model() -> Arc<Model> {
     Arc::new(build(config(), 0.05, |_| {}))
+}
+
+/// The same with an inner vector so long that those of 64 rows take whole pages.
+pub fn model_with_long_inner_vector() -> Arc<Model> {
+    let config = Config { ffn: 4096, ..config() };
+    Arc::new(build(config, 0.05, |_| {}))
 }
 
 /// The same with a context that nobody generates to the end of while a test waits.
@@ -129,8 +135,8 @@ fn build(config: Config, scale: f32, change_embedding: impl Fn(&mut [f32])) -> M
         ffn_up: ternary(f, h),
         ffn_sub_norm: vec![1.0; f],
         ffn_down: ternary(h, f),
-        gates_closed: Zeros::new(ROWS),
-        down_zeros: Zeros::new(COLUMNS),
+        gates_closed: Zeros::new(UP),
+        down_zeros: Zeros::new(DOWN),
     };
     Model {
         embedding: Dense {

@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
+use crate::machine::LARGEST_PAGE;
+
 /// Numbers that any bits are a value of.
 ///
 /// # Safety
@@ -81,6 +83,18 @@ impl<T: Plain + PartialEq> PartialEq for Lines<T> {
     }
 }
 
+/// Gives whole pages of a buffer back to the system, whose elements are of any value from then on. They take memory again when they are written.
+pub fn give_back<T: Plain>(buffer: &mut [T]) {
+    let bytes = buffer.as_mut_ptr_range();
+    let start = bytes.start.addr().next_multiple_of(LARGEST_PAGE);
+    let end = bytes.end.addr() / LARGEST_PAGE * LARGEST_PAGE;
+    if start < end {
+        // SAFETY: whole pages of memory that nobody else reaches meanwhile; what an allocator hands out is private and anonymous, so that they
+        // read as zeros, which are a T. A refusal leaves them as they are.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    }
+}
+
 /// Calls `job` with `len` elements of this thread's own memory, of any value. Panics where `job` does the same.
 ///
 /// For what a wrapper needs beside its arguments: of a stack, the kernels themselves may take half (`KERNEL_STACK_BYTES`).
@@ -100,6 +114,25 @@ pub(super) fn with_memory<T: Plain, R>(len: usize, job: impl FnOnce(&mut [T]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_given_back_is_whole_pages_and_can_be_used_again() {
+        let mut buffer = vec![7u8; 4 * LARGEST_PAGE];
+        for part in [0..4 * LARGEST_PAGE, 5..5, 5..LARGEST_PAGE - 5] {
+            buffer.fill(7);
+            give_back(&mut buffer[part.clone()]);
+            let zeros = buffer.iter().filter(|&&byte| byte == 0).count();
+            // One page less where the buffer does not begin with one.
+            let least = part.len() / LARGEST_PAGE;
+            assert!(zeros % LARGEST_PAGE == 0 && (least.saturating_sub(1)..=least).contains(&(zeros / LARGEST_PAGE)));
+            assert!(
+                buffer[..part.start]
+                    .iter()
+                    .chain(&buffer[part.end..])
+                    .all(|&byte| byte == 7)
+            );
+        }
+    }
 
     #[test]
     fn a_vector_keeps_its_elements_and_begins_at_a_line() {

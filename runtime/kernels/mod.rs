@@ -19,7 +19,7 @@ mod sparse;
 
 pub use attention::{AttentionScratch, Tile};
 pub use kv::{Angles, CacheType, CacheTypes, KvCache};
-pub use lines::Lines;
+pub use lines::{Lines, give_back};
 pub use ops::{Heads, QuantRows, round_for_head};
 pub use sparse::Live;
 
@@ -108,12 +108,12 @@ struct PackedKernels {
 
 /// The kernels of a variant that can skip what a zero in the feed-forward makes needless.
 struct SkippingKernels {
-    /// Of up.
-    rows: Packing,
+    /// The layout of up.
+    up: Packing,
     gated: abi::I2sGated,
-    /// Of down.
-    columns: Packing,
-    packed_columns: abi::PackedColumns,
+    /// The layout of down.
+    down: Packing,
+    columns: abi::PackedColumns,
 }
 
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
@@ -183,8 +183,8 @@ impl Variant {
     pub fn skipping(&self) -> Skipping {
         let kernels = self.skipping.as_ref();
         Skipping {
-            up: kernels.map(|kernels| kernels.rows),
-            down: kernels.map(|kernels| kernels.columns),
+            up: kernels.map(|kernels| kernels.up),
+            down: kernels.map(|kernels| kernels.down),
         }
     }
 

@@ -72,13 +72,13 @@ impl Variant {
     /// by columns. `live` is re-used.
     pub fn linear_sparse_add(&self, pool: &Pool, x: &QuantRows, w: &Ternary, live: &mut Live, y: &mut [f32]) {
         let by_columns = self.skipping.as_ref().zip(w.repacked());
-        let Some((kernels, packed)) = by_columns.filter(|(kernels, packed)| kernels.columns == packed.packing) else {
+        let Some((kernels, packed)) = by_columns.filter(|(kernels, packed)| kernels.down == packed.packing) else {
             return self.linear_add(pool, x, w, y);
         };
         let tokens = x.scales.len();
         assert_eq!(
             Some(packed.data.len()),
-            kernels.columns.bytes(w),
+            kernels.down.bytes(w),
             "and so cols is in bounds"
         );
         assert!(x.sums.len() == tokens && x.q.len() == tokens * w.cols && y.len() == tokens * w.rows);
@@ -102,9 +102,9 @@ impl Variant {
         (scales, x_sums): (&[f32], &[i32]),
         y: &mut [f32],
     ) {
-        let tile = kernels.columns.rows;
+        let tile = kernels.down.rows;
         let stride = data.len() / w.cols;
-        let tile_bytes = tile / kernels.columns.weights_per_byte;
+        let tile_bytes = tile / kernels.down.weights_per_byte;
         let most = COLUMN_SUMS / tile;
         assert!(most > 0);
         let y = Shared::new(y);
@@ -122,7 +122,7 @@ impl Variant {
                     unsafe {
                         let w_first = data[first * tile_bytes..].as_ptr();
                         let y_sums = sums.as_mut_ptr();
-                        (kernels.packed_columns)(
+                        (kernels.columns)(
                             w_first,
                             stride,
                             columns.as_ptr(),

@@ -10,6 +10,9 @@ pub mod pool;
 use std::panic::resume_unwind;
 use std::thread;
 
+/// The largest page that Linux has on x86-64 and AArch64: memory can be given back in multiples of it everywhere.
+pub const LARGEST_PAGE: usize = 64 << 10;
+
 /// Stack of a thread that runs kernels. What std gives follows RUST_MIN_STACK, and the main thread's `ulimit -s`: either could be less than a
 /// kernel takes.
 pub const STACK_BYTES: usize = 2 << 20;

@@ -9,6 +9,8 @@ use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::machine::LARGEST_PAGE;
+
 /// A huge page of x86-64, and of AArch64 with 4 KiB pages. Where they are larger, this is merely an alignment.
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -69,9 +71,6 @@ impl HugeBuffer {
     }
 }
 
-/// The largest page that Linux has on x86-64 and AArch64: memory can be given back in multiples of it everywhere.
-const LARGEST_PAGE: usize = 64 << 10;
-
 /// A part of a buffer whose other parts belong to others. Its pages are given back when it is dropped, but for what it shares with its
 /// neighbours; the whole buffer is, with the last of its parts.
 pub struct Part {
@@ -118,9 +117,9 @@ impl Drop for Part {
     }
 }
 
-/// Whole huge pages, so that the last one can be huge as well.
+/// Whole pages, but not whole huge ones: the end of a buffer lies on small pages, and takes no more memory than it needs.
 fn mapped_len(len: usize) -> Option<usize> {
-    len.checked_next_multiple_of(HUGE_PAGE)
+    len.checked_next_multiple_of(LARGEST_PAGE)
 }
 
 impl Deref for HugeBuffer {

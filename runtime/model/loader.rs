@@ -10,7 +10,7 @@ use rayon::{ThreadBuilder, ThreadPoolBuilder};
 use super::error::{InvalidModel, ModelError};
 use super::gguf::{Encoding, Gguf, TensorInfo};
 use super::packed::has_code_3;
-use super::zeros::{COLUMNS, ROWS};
+use super::zeros::{DOWN, UP};
 use super::{Bytes, Config, Dense, DenseType, Layer, MapOptions, Mapping, Model, Ternary, Zeros};
 
 /// A GGUF file, its header parsed: enough for its tokenizer, not yet a model.
@@ -205,8 +205,8 @@ impl<'a> Weights<'a> {
             ffn_up: self.ternary(name("ffn_up"), ffn, hidden)?,
             ffn_sub_norm: self.norm(name("ffn_sub_norm"), ffn)?,
             ffn_down: self.ternary(name("ffn_down"), hidden, ffn)?,
-            gates_closed: Zeros::new(ROWS),
-            down_zeros: Zeros::new(COLUMNS),
+            gates_closed: Zeros::new(UP),
+            down_zeros: Zeros::new(DOWN),
         })
     }
 

@@ -16,7 +16,7 @@
 //!
 //! Codes beyond the last row are 0.
 //!
-//! Or in the order of the file, for rows that are mostly not needed: I2_S as it is, in memory of our own.
+//! A tile of one row with 4 weights a byte is that row as I2_S has it: for rows that are mostly not needed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,18 +26,16 @@ use super::{Bytes, HugeBuffer, InvalidModel, Model, Sidecar, Ternary};
 /// What is contiguous in a layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Tiles of rows: for products that read all of W.
+    /// Tiles of rows: for products that read all of W, or, of one row each, skip those whose gate is closed.
     Rows,
     /// Columns: for products that skip those which meet a zero.
     Columns,
-    /// Single rows, as I2_S has them: for products that skip those whose gate is closed.
-    File,
 }
 
 /// A layout of re-packed weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packing {
-    /// What is contiguous.
+    /// By rows or by columns.
     pub order: Order,
     /// Rows of a tile.
     pub rows: usize,
@@ -71,7 +69,6 @@ impl Packing {
             Order::Rows if !w.rows.is_multiple_of(self.rows) => return None,
             Order::Rows => w.rows * self.row_bytes(w.cols),
             Order::Columns => w.cols * w.rows.div_ceil(self.rows) * (self.rows / self.weights_per_byte),
-            Order::File => w.packed.len(),
         };
         (w.cols <= self.max_cols).then_some(bytes)
     }
@@ -84,18 +81,9 @@ impl Packing {
     /// Re-packs W into `out`, which has [`Packing::bytes`], and checks every code on the way.
     pub fn pack(&self, w: &Ternary, out: &mut [u8]) -> Result<(), NotTernary> {
         assert_eq!(Some(out.len()), self.bytes(w));
-        match self.order {
-            Order::Rows => self.pack_tiles(w, out),
-            Order::Columns => self.pack_columns(w, out),
-            Order::File if has_code_3(&w.packed) => Err(NotTernary),
-            Order::File => {
-                out.copy_from_slice(&w.packed);
-                Ok(())
-            }
+        if self.order == Order::Columns {
+            return self.pack_columns(w, out);
         }
-    }
-
-    fn pack_tiles(&self, w: &Ternary, out: &mut [u8]) -> Result<(), NotTernary> {
         let tiles = out.chunks_exact_mut(self.rows * self.row_bytes(w.cols));
         for (tile, rows) in tiles.zip(w.packed.chunks_exact(self.rows * w.cols / 4)) {
             if has_code_3(rows) {
@@ -223,11 +211,13 @@ pub(super) fn has_code_3(packed: &[u8]) -> bool {
 pub(super) type Place<'a> = (String, &'a Ternary, Packing);
 
 impl Model {
-    /// Bytes of memory that [`Model::repack`] takes.
-    pub fn repacked_bytes(&self, layout: &Layout) -> usize {
-        self.places(layout)
-            .map(|(_, w, packing)| padded(packing.bytes(w)))
-            .sum()
+    /// Bytes of memory that re-packed weights take, whatever is skipped: each matrix in the longer of its layouts, `rows` and that of `skipping`.
+    pub fn repacked_bytes(&self, rows: Packing, skipping: Skipping) -> usize {
+        let skipping = vec![skipping; self.layers.len()];
+        let (tiles, other) = (Layout::from(rows), Layout { rows, skipping });
+        let bytes = |(_, w, packing): Place<'_>| padded(packing.bytes(w));
+        let pairs = self.places(&tiles).map(bytes).zip(self.places(&other).map(bytes));
+        pairs.map(|(tiles, other)| tiles.max(other)).sum()
     }
 
     /// All ternary matrices with their names and layouts.
@@ -249,13 +239,13 @@ impl Model {
     /// Re-packs every matrix that fits the layout, for all passes from then on, and checks every ternary weight on the
     /// way. Passes may run meanwhile: they change over from one matrix product to the next, without changing a bit.
     ///
-    /// Reads the whole file and allocates [`Model::repacked_bytes`], a group of matrices at a time, whose pages of the file are given
+    /// Reads the whole file and allocates [`Model::repacked_bytes`] at most, a group of matrices at a time, whose pages of the file are given
     /// back before the next one: both forms of the whole model are never in memory together. For a time when nobody waits. Stops
     /// where it is when `cancel` is set, or on an error; what was re-packed by then stays.
     ///
     /// What `kept` has is read from there: it was checked when it was made.
     pub fn repack(&self, kept: Option<&mut Sidecar>, layout: &Layout, cancel: &AtomicBool) -> Result<(), RepackError> {
-        /// Much more than the huge page that the end of a group wastes, much less than a model.
+        /// Much more than the end of a group, which has no huge page, much less than a model.
         const GROUP_BYTES: usize = 64 << 20;
         self.repack_in_groups(kept, layout, GROUP_BYTES, cancel)
     }
@@ -263,7 +253,7 @@ impl Model {
     /// Re-packs anew what is re-packed, but in another way than `layout` has it; how many matrices. Passes may run meanwhile, as above.
     ///
     /// One at a time, so that no more than one has both forms in memory: 3.5 or 4.4 MB of a model of 2B. Where a group gave up a place, the memory
-    /// is the system's again; the new place is rounded up to huge pages. Stops as [`Model::repack`] does.
+    /// is the system's again. Stops as [`Model::repack`] does.
     pub fn change_over(&self, layout: &Layout, cancel: &AtomicBool) -> Result<usize, RepackError> {
         let mut changed = 0;
         for place in self.places(layout) {

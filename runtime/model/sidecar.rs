@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::packed::padded;
-use super::{CoarseHead, HugeBuffer, Layout, Mapping, Model, Order, Packing, Skipping, Ternary};
+use super::{CoarseHead, HugeBuffer, Layout, Mapping, Model, Packing, Skipping, Ternary};
 
 /// The last byte is the version: to be raised when re-packing or coding makes other bytes.
 const MAGIC: [u8; 8] = *b"STERNA\0\x04";
@@ -320,7 +320,7 @@ fn sections(model: &Model, layout: &Layout, head: bool) -> (Vec<Section>, u64) {
     let count = model.matrices().count() + 1;
     let mut at = padded(Some(header(0, 0, &vec![Entry::default(); count]).len())) as u64;
     let matrices = model.places(layout).map(|(name, w, packing)| {
-        let form = u64::from(packing.order != Order::Rows);
+        let form = u64::from(packing != layout.rows);
         (name, Some(packing), form, padded(packing.bytes(w)))
     });
     let head = head.then(|| {

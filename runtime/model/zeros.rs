@@ -17,13 +17,13 @@ pub struct Thresholds {
 /// On Zen 3 skipping takes as long as reading everything at 0.6 with one thread and one sequence, at 0.8 with two threads: memory gives leaps of
 /// a few hundred bytes at half the rate of one stream (docs/sparse-feed-forward.md). Text has more zeros than the arbitrary tokens that are
 /// measured first (the demo model: 0.05 to 0.1).
-pub const COLUMNS: Thresholds = Thresholds {
+pub const DOWN: Thresholds = Thresholds {
     sparse: 0.82,
     dense: 0.78,
 };
 
 /// Of the gates, by which rows of `ffn_up` are skipped.
-pub const ROWS: Thresholds = Thresholds {
+pub const UP: Thresholds = Thresholds {
     sparse: 0.70,
     dense: 0.66,
 };
@@ -68,8 +68,8 @@ impl Zeros {
 mod tests {
     use super::*;
 
-    const DENSE: f64 = COLUMNS.dense;
-    const SPARSE: f64 = COLUMNS.sparse;
+    const DENSE: f64 = DOWN.dense;
+    const SPARSE: f64 = DOWN.sparse;
 
     #[test]
     fn a_choice_stays_between_the_thresholds() {
@@ -85,9 +85,9 @@ mod tests {
             (f64::NAN, false, false),
         ];
         for (share, skipped, expected) in cases {
-            assert_eq!(COLUMNS.pay(share, skipped), expected, "{share} {skipped}");
+            assert_eq!(DOWN.pay(share, skipped), expected, "{share} {skipped}");
         }
-        for thresholds in [COLUMNS, ROWS] {
+        for thresholds in [DOWN, UP] {
             let start = Zeros::new(thresholds).share();
             assert!(thresholds.pay(start, true) && !thresholds.pay(start, false));
         }
@@ -95,10 +95,10 @@ mod tests {
 
     /// Tokens of this share until the choice changes.
     fn tokens_until_change(share: f64, skipped: bool) -> Option<usize> {
-        let zeros = Zeros::new(COLUMNS);
+        let zeros = Zeros::new(DOWN);
         (1..10_000).find(|_| {
             zeros.add(share, 1);
-            COLUMNS.pay(zeros.share(), skipped) != skipped
+            DOWN.pay(zeros.share(), skipped) != skipped
         })
     }
 
@@ -110,7 +110,7 @@ mod tests {
             assert_eq!(tokens_until_change(steady, true), None);
             assert_eq!(tokens_until_change(steady, false), None);
         }
-        let zeros = Zeros::new(COLUMNS);
+        let zeros = Zeros::new(DOWN);
         zeros.add(0.9, 1000);
         assert_eq!(zeros.share(), 0.9, "more than it remembers: nothing else is left");
         zeros.add(0.5, 64);

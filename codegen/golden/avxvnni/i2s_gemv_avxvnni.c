@@ -33,12 +33,12 @@ static inline int32_t fold(__m256i v) {
 #define DPBUSD(acc, codes, x) __asm__("vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(codes), "x"(x))
 #endif
 
-// Both kernels over I2_S and one vector, from `row`: the sum over c of code(c) * x[c] of one row, which asks for the lines from `ahead` on as it
-// reads those from `w` on. Prefetches beyond a matrix are harmless: they never fault.
+// Both kernels over I2_S and one vector, from `row`: the sum over c of code(c) * x[c] of one row. Unless `ahead` is NULL, it asks for the lines from
+// there on as it reads those from `w` on. Prefetches beyond a matrix are harmless: they never fault.
 static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *x, size_t blocks);
 
 // One row after the other: a thread reads its share of W as one linear stream, prefetched 2048 bytes ahead. Two rows
-// at once would share the loads of x, but are two streams, and half as fast from memory.
+// at once would share the loads of x, but are two streams, and half as fast from memory (measured with AVX-512).
 void sterna_i2s_gemv__avxvnni(const uint8_t *restrict w, const int8_t *restrict x, int32_t x_sum, size_t rows, size_t cols,
                            int32_t *restrict y) {
     for (size_t r = 0; r < rows; r++, w += cols / 4)
@@ -47,8 +47,9 @@ void sterna_i2s_gemv__avxvnni(const uint8_t *restrict w, const int8_t *restrict 
 
 // y[r] = 0 where gate[r] <= 0, and as above elsewhere: rows under a closed gate are not read.
 //
-// Memory is read by leaps, which the hardware does not foresee: each row asks for the one AHEAD of it in the list. Measured on Zen 3, rows of 640
-// bytes, as parts of the time that the re-packed matrix takes: 0.73 with 2 ahead and 0.88 with 1, where 70 % are closed; 3 to 6 as 2.
+// Memory is read by leaps, which the hardware does not foresee: each row asks for the one AHEAD of it in the list. The first ones of a list are
+// waited for. Measured with AVX2 on Zen 3, rows of 640 bytes, 70 % closed, as parts of the time that the re-packed matrix takes: 0.73 with 2 ahead
+// and 0.88 with 1; 3 to 6 as 2.
 void sterna_i2s_gated__avxvnni(const uint8_t *restrict w, const float *restrict gate, const int8_t *restrict x, int32_t x_sum, size_t rows,
                             size_t cols, int32_t *restrict y) {
     enum { CHUNK = 2048, AHEAD = 2 };
@@ -79,7 +80,8 @@ static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *
     __m256i a0 = _mm256_setzero_si256(), b0 = a0, a1 = _mm256_setzero_si256(), b1 = a1, a2 = _mm256_setzero_si256(), b2 = a2, a3 = _mm256_setzero_si256(), b3 = a3;
     size_t b = 0;
     for (; b + 2 <= blocks; b += 2, x += 256) {
-        __builtin_prefetch(ahead + 32 * b);
+        if (ahead)
+            __builtin_prefetch(ahead + 32 * b);
         const __m256i v = _mm256_loadu_si256((const __m256i *)(w + 32 * b)), u = _mm256_loadu_si256((const __m256i *)(w + 32 * b + 32));
         DPBUSD(a0, _mm256_and_si256(v, mask0), _mm256_loadu_si256((const __m256i *)(x + 0)));
         DPBUSD(b0, _mm256_and_si256(u, mask0), _mm256_loadu_si256((const __m256i *)(x + 128)));
@@ -91,6 +93,8 @@ static inline int32_t row(const uint8_t *w, const uint8_t *ahead, const int8_t *
         DPBUSD(b3, _mm256_and_si256(u, mask3), _mm256_loadu_si256((const __m256i *)(x + 224)));
     }
     if (b < blocks) {
+        if (ahead)
+            __builtin_prefetch(ahead + 32 * b);
         const __m256i v = _mm256_loadu_si256((const __m256i *)(w + 32 * b));
         DPBUSD(a0, _mm256_and_si256(v, mask0), _mm256_loadu_si256((const __m256i *)(x + 0)));
         DPBUSD(a1, _mm256_and_si256(v, mask1), _mm256_loadu_si256((const __m256i *)(x + 32)));

@@ -16,9 +16,9 @@ use crate::engine::StartError;
 use crate::engine::forward::{Forward, PassError};
 use crate::engine::head::Need;
 use crate::engine::kv::CacheTypes;
-use crate::kernels::{QuantRows, Variant, reference};
+use crate::kernels::{Live, QuantRows, Variant, reference};
 use crate::machine::pool::Pool;
-use crate::model::{Model, Ternary};
+use crate::model::{Bytes, Model, Packed, Packing, Ternary};
 
 /// One variant beside the one that was chosen.
 #[derive(Debug, Serialize)]
@@ -189,14 +189,16 @@ fn turns<T>(
     Ok(((one.0, two.0), [one.1, two.1]))
 }
 
-/// Compares the ternary products of `kernels` with the reference, bit for bit: a layer's matrices as the file has them and as
-/// they are re-packed, with numbers of tokens around the sizes of tiles; with one token all rows of a matrix, with several, which the
+/// Compares the ternary products of `kernels` with the reference, bit for bit: a layer's matrices as the file has them, as
+/// they are re-packed, and as they are for skipping, with numbers of tokens around the sizes of tiles; with one token all rows of a matrix, with several, which the
 /// reference takes long for, the first rows and the last.
 fn check(model: &Model, kernels: &Variant, pool: &Pool) -> Result<(), String> {
     const ROWS: usize = 37;
     for (name, matrix) in model.layers.iter().take(1).flat_map(|layer| layer.matrices()) {
         let row_bytes = matrix.cols / 4;
         let as_mapped = Ternary::new(matrix.packed.clone(), matrix.rows, matrix.cols, matrix.scale);
+        let skipping = kernels.skipping();
+        let [as_up, as_down] = [skipping.up, skipping.down].map(|packing| laid_out(&as_mapped, packing?));
         for tokens in [1, 2, 3, 5, 8, 16, 33] {
             let wave = |i: usize| ((i * 7919 % 2003) as f32 - 1001.0) * 0.01;
             let x: Vec<f32> = (0..tokens * matrix.cols).map(wave).collect();
@@ -217,19 +219,52 @@ fn check(model: &Model, kernels: &Variant, pool: &Pool) -> Result<(), String> {
                     expected.extend(y.zip(rows).map(|(y, row)| (t * matrix.rows + row, y.to_bits())));
                 }
             }
-            for form in [matrix, &as_mapped] {
-                let mut y = vec![f32::NAN; tokens * matrix.rows];
-                kernels.linear(pool, &quant, &mut [(form, &mut y)]);
-                if let Some((at, _)) = expected.iter().find(|(at, bits)| y[*at].to_bits() != *bits) {
+            let compare = |y: &[f32], expected: &[(usize, u32)]| match expected
+                .iter()
+                .find(|(at, bits)| y[*at].to_bits() != *bits)
+            {
+                None => Ok(()),
+                Some((at, _)) => {
                     let (token, row) = (at / matrix.rows, at % matrix.rows);
-                    return Err(format!(
+                    Err(format!(
                         "{name}, row {row} of token {token} of {tokens}: not the reference"
-                    ));
+                    ))
                 }
+            };
+            let mut y = vec![f32::NAN; tokens * matrix.rows];
+            for form in [matrix, &as_mapped] {
+                y.fill(f32::NAN);
+                kernels.linear(pool, &quant, &mut [(form, &mut y)]);
+                compare(&y, &expected)?;
+            }
+            if let Some(w) = &as_down {
+                // Sums are added to what is there.
+                y.fill(0.0);
+                kernels.linear_sparse_add(pool, &quant, w, &mut Live::default(), &mut y);
+                let added = |&(at, bits)| (at, (0.0 + f32::from_bits(bits)).to_bits());
+                compare(&y, &expected.iter().map(added).collect::<Vec<_>>())?;
+            }
+            if let Some(w) = &as_up {
+                // Its own gate.
+                let mut gate = y.clone();
+                kernels.linear_gated(pool, &quant, (&as_mapped, &mut gate), (w, &mut y));
+                let closed = |bits| f32::from_bits(bits) <= 0.0;
+                let zero = |t: usize| reference::rescale(0, quant.scales[t], matrix.scale).to_bits();
+                let gated = |&(at, bits)| (at, if closed(bits) { zero(at / matrix.rows) } else { bits });
+                compare(&y, &expected.iter().map(gated).collect::<Vec<_>>())?;
             }
         }
     }
     Ok(())
+}
+
+/// `w` in another layout; `None` where that does not take it.
+fn laid_out(w: &Ternary, packing: Packing) -> Option<Ternary> {
+    let mut data = vec![0; packing.bytes(w)?];
+    packing.pack(w, &mut data).ok()?;
+    let (w, data) = (w.clone(), Bytes::whole(Arc::new(data)));
+    w.set_repacked(Packed { data, packing });
+    Some(w)
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use super::stats::median;
 use crate::engine::kv::CacheTypes;
 use crate::machine::child::dies_with_us;
 
+/// Tokens of the answer that ends with the context: long enough for what its prompt took to be given back.
+const ANSWER: usize = 32;
+
 /// Starts whose medians count; the first of all, which may read the file from a disk, does not.
 const STARTS: usize = 5;
 /// Tokens of the first prompt.
@@ -107,7 +110,8 @@ pub fn measure(settings: &Settings<'_>) -> io::Result<Start> {
         }
         if start == STARTS {
             server.await_idle();
-            server.complete(&prompt(context - 1), 1)?;
+            let answer = ANSWER.min(context - 1);
+            server.complete(&prompt(context - answer), answer)?;
             memory = Memory::of(&server.child.id().to_string());
         }
     }

@@ -4,7 +4,8 @@ use super::*;
 use crate::engine::kv::CacheTypes;
 use crate::engine::sparsity::COUNTED;
 use crate::engine::testing;
-use crate::model::{Layout, Packing, Skipping, Ternary};
+use crate::machine::LARGEST_PAGE;
+use crate::model::{Layer, Layout, Packing, Skipping, Ternary};
 
 /// The logits of every position of `tokens`, in passes of at most `chunk` rows.
 fn logits(threads: usize, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
@@ -118,6 +119,39 @@ fn what_is_skipped_does_not_change_a_bit() {
     }
 }
 
+/// Rows of up, in all layers.
+#[test]
+fn rows_under_closed_gates_are_neither_computed_nor_counted() {
+    for (kernels, rows_order, both) in testing::skipping() {
+        let model = testing::model();
+        let skipping = vec![Skipping { down: None, ..both }; model.layers.len()];
+        let layout = Layout {
+            rows: rows_order,
+            skipping,
+        };
+        model.repack(None, &layout, &AtomicBool::new(false)).unwrap();
+        let mut caches = [KvCache::new(&model.config, CacheTypes::default(), TOKENS.len())];
+        let mut forward = Forward::new(model.clone(), kernels, 2);
+        let all = forward.traffic().body;
+        for (position, &token) in TOKENS.iter().enumerate() {
+            forward.pass(&mut caches, &rows(0, position, &[token])).unwrap();
+            let skipped: usize = (forward.sparsity.iter().zip(&model.layers))
+                .map(|(counts, layer)| {
+                    let up = layer.ffn_up.repacked().unwrap().data.len();
+                    up - (up as f64 * (1.0 - counts.last_skipped().gate_closed)) as usize
+                })
+                .sum();
+            assert!(skipped > 0);
+            assert_eq!(forward.traffic().body, all - skipped);
+            // Of the last layer.
+            let (gate, up) = (&forward.scratch.gate, &forward.scratch.up);
+            let closed: Vec<_> = gate.iter().zip(up).filter(|(gate, _)| **gate <= 0.0).collect();
+            assert!(!closed.is_empty() && closed.iter().all(|(_, up)| **up == 0.0));
+            assert!(up.iter().filter(|up| **up != 0.0).count() > up.len() / 4);
+        }
+    }
+}
+
 /// To skipping and back between the passes, in either layer and matrix at another time.
 #[test]
 fn layouts_that_change_between_passes_do_not_change_a_bit() {
@@ -145,7 +179,7 @@ fn layouts_that_change_between_passes_do_not_change_a_bit() {
     }
 }
 
-/// All matrices are laid out anew as fast as possible, with the kernels' layout and with one that they do not know, in the midst of passes.
+/// All matrices are laid out anew as fast as possible, with the kernels' layouts and with one that they do not know, in the midst of passes.
 #[test]
 fn layouts_that_change_within_passes_do_not_change_a_bit() {
     let expected = logits(1, &TOKENS, 1);
@@ -161,7 +195,11 @@ fn layouts_that_change_within_passes_do_not_change_a_bit() {
         let mut changes = 0;
         std::thread::scope(|scope| {
             let changing = scope.spawn(|| {
-                let layouts = [unknown.into(), packing.into()];
+                let skipping = Layout {
+                    rows: packing,
+                    skipping: vec![kernels.skipping(); model.layers.len()],
+                };
+                let layouts = [unknown.into(), packing.into(), skipping];
                 let mut all = layouts.iter().cycle();
                 let mut changes = 0;
                 while !stop.load(Relaxed) {
@@ -188,15 +226,38 @@ fn layouts_that_change_within_passes_do_not_change_a_bit() {
 #[test]
 fn zeros_are_averaged_over_what_is_generated() {
     let model = testing::model();
-    let before = model.layers[0].down_zeros.share();
+    let averages = |layer: &Layer| (layer.gates_closed.share(), layer.down_zeros.share());
+    let before = averages(&model.layers[0]);
     let mut caches = [KvCache::new(&model.config, CacheTypes::default(), 64)];
     let mut forward = Forward::new(model.clone(), testing::kernels(), 1);
     forward.pass(&mut caches, &rows(0, 0, &[7; COUNTED + 1])).unwrap();
-    assert_eq!(model.layers[0].down_zeros.share(), before, "a prompt");
+    assert_eq!(averages(&model.layers[0]), before, "a prompt");
     forward.pass(&mut caches, &rows(0, 0, &TOKENS)).unwrap();
     for (layer, shares) in model.layers.iter().zip(forward.sparsity()) {
-        let expected = before + (shares.down_zero - before) * TOKENS.len() as f64 / 256.0;
-        assert!((layer.down_zeros.share() - expected).abs() < 1e-9);
+        let expected = |before, share| before + (share - before) * TOKENS.len() as f64 / 256.0;
+        let (gates, zeros) = averages(layer);
+        assert!((gates - expected(before.0, shares.gate_closed)).abs() < 1e-9);
+        assert!((zeros - expected(before.1, shares.down_zero)).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn memory_of_a_long_prompt_is_given_back_once_its_answer_goes_on() {
+    let model = testing::model_with_long_inner_vector();
+    let mut caches = [KvCache::new(&model.config, CacheTypes::default(), 64)];
+    let mut forward = Forward::new(model, testing::kernels(), 1);
+    let prompt = [7; 33];
+    for _ in 0..2 {
+        forward.pass(&mut caches, &rows(0, 0, &prompt)).unwrap();
+        for pass in 0..16 {
+            let rest = &forward.scratch.gate[4096..];
+            let kept = rest.iter().filter(|gate| **gate != 0.0).count();
+            assert!(kept > rest.len() / 2, "{kept} after {pass} passes");
+            forward.pass(&mut caches, &rows(0, 33, &[7])).unwrap();
+        }
+        let kept = forward.scratch.gate[4096..].iter().filter(|gate| **gate != 0.0).count();
+        // The ends of a buffer share their pages with others.
+        assert!(kept <= 2 * LARGEST_PAGE / 4, "{kept}");
     }
 }
 
