@@ -12,7 +12,7 @@
 //
 // One token: {% if one_by_tiles %}tiles of two rows, whose prefetches are one linear stream{% else %}row after row, one linear stream, prefetched{% endif %} {{ packed_prefetch_bytes }} bytes ahead.
 // Several: tiles of few rows and up to 4 tokens, whose activations stay in L1d while all rows of a call (`ROWS` of
-// runtime/kernels/ops.rs) pass, which stay in L2.
+// runtime/kernels/head.rs) pass, which stay in L2.
 // The rows of the next call are prefetched meanwhile, some of each in every step of every tile, and to L2, where they push no token out:
 // measured on Zen 4 with 8 tokens and codes of 8 bits, 12 GB/s against 8 with a prefetch to L1d, and against 7 with one in the first tile only.
 {% include "prelude.h" %}

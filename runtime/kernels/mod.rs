@@ -9,6 +9,7 @@
 #![allow(unsafe_code)] // the one room that calls compiled kernels
 
 mod attention;
+mod head;
 mod kv;
 mod lines;
 pub mod ops;
@@ -18,9 +19,10 @@ mod shared;
 mod sparse;
 
 pub use attention::{AttentionScratch, Tile};
+pub use head::round_for_head;
 pub use kv::{Angles, CacheType, CacheTypes, KvCache};
 pub use lines::{Lines, give_back};
-pub use ops::{Heads, QuantRows, round_for_head};
+pub use ops::{Heads, QuantRows};
 pub use sparse::Live;
 
 use crate::machine::STACK_BYTES;
