@@ -109,7 +109,7 @@ pub fn prepare(
         kept.keep(model, &layout, cancel);
     }
     if packing.is_some() {
-        // Of names, the vocabulary, and what was read of the weights meanwhile.
+        // Of names, the vocabulary, and what was read of the weights meanwhile. What is still read comes back.
         model.mapping.release((*model.mapping).as_ref());
     }
     Ok(())

@@ -130,7 +130,7 @@ impl Scratch {
                 &mut self.up,
             ];
             floats.into_iter().for_each(|buffer| give_back(buffer));
-            give_back(&mut self.quant.q);
+            self.quant.q.give_back();
         }
     }
 }

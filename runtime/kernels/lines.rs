@@ -27,6 +27,9 @@ unsafe impl Plain for f32 {}
 #[repr(align(64))]
 struct Line(#[expect(dead_code, reason = "reached through slices of T")] [u8; 64]);
 
+// SAFETY: bytes, as many as its alignment: any bits, no padding.
+unsafe impl Plain for Line {}
+
 /// A vector that begins at a cache line.
 pub struct Lines<T> {
     lines: Vec<Line>,
@@ -42,6 +45,11 @@ impl<T: Plain> Lines<T> {
             self.lines.resize(lines, Line([0; 64]));
         }
         self.len = len;
+    }
+
+    /// As [`give_back`] of all that it ever held: the elements beyond its length as well.
+    pub fn give_back(&mut self) {
+        give_back(&mut self.lines);
     }
 }
 
@@ -91,7 +99,7 @@ pub fn give_back<T: Plain>(buffer: &mut [T]) {
     if start < end {
         // SAFETY: whole pages of memory that nobody else reaches meanwhile; what an allocator hands out is private and anonymous, so that they
         // read as zeros, which are a T. A refusal leaves them as they are.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+        unsafe { libc::madvise(bytes.start.with_addr(start).cast(), end - start, libc::MADV_DONTNEED) };
     }
 }
 

@@ -117,9 +117,10 @@ impl Drop for Part {
     }
 }
 
-/// Whole pages, but not whole huge ones: the end of a buffer lies on small pages, and takes no more memory than it needs.
+/// Whole pages: huge ones where the end fills more than half of the last, and else small ones at the end, which take no more memory than it needs.
 fn mapped_len(len: usize) -> Option<usize> {
-    len.checked_next_multiple_of(LARGEST_PAGE)
+    let rest = len % HUGE_PAGE;
+    len.checked_next_multiple_of(if rest > HUGE_PAGE / 2 { HUGE_PAGE } else { LARGEST_PAGE })
 }
 
 impl Deref for HugeBuffer {

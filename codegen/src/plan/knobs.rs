@@ -116,7 +116,8 @@ pub fn of(isa: Isa, target: &TargetSpec) -> Vec<Knob> {
             formula: "128 KiB: five microseconds or ten of reading, on any target".to_owned(),
             reason: "decode: each thread reads its share of a matrix as one linear stream, in pieces of this size, and then those that \
                      others have not begun, so that a slow core keeps nobody waiting. Long against taking a piece, short against a \
-                     product. Of rows that are mostly skipped a piece has four times as many bytes. How many threads there are is no knob: as many as CPUs may work at the same time, known at the start",
+                     product. Of rows that are mostly skipped a piece has four times as many bytes. How many threads there are is no \
+                     knob: as many as CPUs may work at the same time, known at the start",
         },
         Knob {
             name: "weight_block_bytes",

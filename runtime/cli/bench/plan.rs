@@ -101,7 +101,7 @@ impl Plan {
     /// Bytes of memory that the sequences come to, if a process that may use `limit_bytes` has them. Of those, a quarter is for the passes
     /// that only read.
     pub fn memory(&self, config: &Config, types: CacheTypes, limit_bytes: Option<u64>) -> Result<u64, TooLarge> {
-        /// Caches lie in whole huge pages.
+        /// Caches lie in huge pages, but for the end of some: at most this.
         const PAGE: u64 = 2 << 20;
         let may = limit_bytes.map_or(u64::MAX, |bytes| bytes - bytes / 4);
         // A sequence's row in the buffers of a pass.

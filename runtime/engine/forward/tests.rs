@@ -259,6 +259,11 @@ fn memory_of_a_long_prompt_is_given_back_once_its_answer_goes_on() {
         // The ends of a buffer share their pages with others.
         assert!(kept <= 2 * LARGEST_PAGE / 4, "{kept}");
     }
+    // Nor do the inputs of down stay, of which the last passes had one row.
+    let codes = &mut forward.scratch.quant.q;
+    codes.resize(33 * 4096);
+    let longest = codes.split(|code| *code != 0).map(<[i8]>::len).max();
+    assert!(longest >= Some(LARGEST_PAGE - 4096), "{longest:?} zeros");
 }
 
 #[test]
