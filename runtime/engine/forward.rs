@@ -218,7 +218,7 @@ impl Forward {
         Traffic { body, head, own }
     }
 
-    /// How much of each layer's feed-forward was zero in the passes of at most [`COUNTED`](super::sparsity::COUNTED) rows: those that generate. Empty before
+    /// How much of each layer's feed-forward was zero in the passes of at most [`COUNTED`] rows: those that generate. Empty before
     /// the first.
     pub fn sparsity(&self) -> Vec<Shares> {
         self.sparsity.iter().filter_map(Counts::shares).collect()
