@@ -16,9 +16,7 @@ use crate::kernels::Variant;
 use crate::machine::STACK_BYTES;
 use crate::machine::limits::{self, Limits};
 use crate::model::zeros::{DOWN, UP};
-use crate::model::{
-    CacheDir, CoarseHead, InvalidModel, Layer, Layout, Model, Packing, RepackError, Sidecar, Skipping, Ternary,
-};
+use crate::model::{CacheDir, CoarseHead, InvalidModel, Layer, Layout, Model, Packing, RepackError, Sidecar, Skipping};
 
 /// [`prepare`], then [`follow`], on a thread of its own. Dropping it stops the work at the next occasion, and waits for nothing: a command ends at once.
 pub struct Preparing {
@@ -147,24 +145,19 @@ fn rechoose(model: &Model, kernels: &Variant, cancel: &AtomicBool) -> bool {
     let Some(rows) = kernels.packing().filter(|_| skipping != Skipping::default()) else {
         return false;
     };
-    let packing = |w: &Ternary| w.repacked().map(|packed| packed.packing);
-    let now = |layer: &Layer| Skipping {
-        up: skipping.up.filter(|up| packing(&layer.ffn_up) == Some(*up)),
-        down: skipping.down.filter(|down| packing(&layer.ffn_down) == Some(*down)),
-    };
     let choice = |layer: &Layer| {
         let shares = Shares {
             gate_closed: layer.gates_closed.share(),
             down_zero: layer.down_zeros.share(),
         };
-        choose(&shares, skipping, now(layer))
+        choose(&shares, skipping, layer.skipping(skipping))
     };
     let chosen = model.layers.iter().map(choice).collect();
     let layout = Layout { rows, skipping: chosen };
     match model.change_over(&layout, cancel) {
         Ok(0) => {}
         Ok(matrices) => {
-            let (up, down) = count(model.layers.iter().map(now));
+            let (up, down) = count(model.layers.iter().map(|layer| layer.skipping(skipping)));
             tracing::info!(
                 matrices,
                 layers_that_skip_rows_of_up = up,
@@ -177,12 +170,8 @@ fn rechoose(model: &Model, kernels: &Variant, cancel: &AtomicBool) -> bool {
             return false;
         }
     }
-    let both = |layer: &Layer| {
-        [&layer.ffn_up, &layer.ffn_down]
-            .into_iter()
-            .any(|w| packing(w).is_some())
-    };
-    model.layers.iter().any(both)
+    let mut either = model.layers.iter().flat_map(|layer| [&layer.ffn_up, &layer.ffn_down]);
+    either.any(|w| w.repacked().is_some())
 }
 
 /// All by tiles of rows, but for each feed-forward that is mostly zero.
@@ -310,7 +299,7 @@ fn fits(what: &str, bytes: u64, other_bytes: u64) -> bool {
 mod tests {
     use super::*;
     use crate::engine::testing;
-    use crate::model::{MapOptions, Order};
+    use crate::model::{MapOptions, Order, Ternary};
 
     #[test]
     fn layers_with_many_zeros_skip_them() {

@@ -358,7 +358,8 @@ impl Forward {
         kernels.linear_gated(pool, &s.quant, (&layer.ffn_gate, gate), (&layer.ffn_up, up));
 
         kernels.gated_norm_quantize(pool, (gate, up), &layer.ffn_sub_norm, eps, &mut s.quant);
-        if let Some(shares) = self.sparsity[index].add(gate, &s.quant.q, n) {
+        let skipping = layer.skipping(kernels.skipping());
+        if let Some(shares) = self.sparsity[index].add(gate, &s.quant.q, n, skipping) {
             layer.gates_closed.add(shares.gate_closed, n);
             layer.down_zeros.add(shares.down_zero, n);
         }

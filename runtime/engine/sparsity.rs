@@ -5,6 +5,8 @@
 
 use serde::Serialize;
 
+use crate::model::Skipping;
+
 /// Rows of a pass whose zeros are counted: few, since counting takes time.
 pub const COUNTED: usize = 16;
 
@@ -17,14 +19,14 @@ pub struct Counts {
     closed: u64,
     /// Of them, those that are zero at the input of down.
     zero: u64,
-    /// What no row of the last pass needed.
+    /// What was skipped for all rows of the last pass.
     last_skipped: Shares,
 }
 
 impl Counts {
     /// Adds one pass: gate (rows, ffn) before its activation, and the input of down (rows, ffn) in int8. One of more than [`COUNTED`]
-    /// rows is passed by: hardly a column is zero in all of them. The shares in the pass, if it was counted.
-    pub fn add(&mut self, gate: &[f32], down: &[i8], rows: usize) -> Option<Shares> {
+    /// rows is passed by: hardly a column is zero in all of them. `skipping` is what the layer skips. The shares in the pass, if it was counted.
+    pub fn add(&mut self, gate: &[f32], down: &[i8], rows: usize, skipping: Skipping) -> Option<Shares> {
         assert_eq!(gate.len(), down.len());
         if rows > COUNTED {
             self.last_skipped = Shares::default();
@@ -43,18 +45,19 @@ impl Counts {
             gate_closed: f64::from(closed) / of as f64,
             down_zero: f64::from(zero) / of as f64,
         };
-        self.last_skipped = match rows {
-            1 => shares(closed, zero, ffn),
-            _ => shares(
-                in_every_row(gate, ffn, is_closed),
-                in_every_row(down, ffn, is_zero),
-                ffn,
+        // Looking at several rows again takes time, so only at what is skipped.
+        let (up, columns) = match rows {
+            1 => (skipping.up.map_or(0, |_| closed), skipping.down.map_or(0, |_| zero)),
+            _ => (
+                skipping.up.map_or(0, |_| in_every_row(gate, ffn, is_closed)),
+                skipping.down.map_or(0, |_| in_every_row(down, ffn, is_zero)),
             ),
         };
+        self.last_skipped = shares(up, columns, ffn);
         Some(shares(closed, zero, down.len()))
     }
 
-    /// The shares of the rows of up and of the columns of down that no row of the last pass needed; 0 before the first.
+    /// The shares of the rows of up and of the columns of down that were skipped for all rows of the last pass; 0 before the first.
     pub fn last_skipped(&self) -> Shares {
         self.last_skipped
     }
@@ -116,6 +119,18 @@ pub fn summary(layers: &[Shares]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Order, Packing};
+
+    const PACKING: Packing = Packing {
+        order: Order::Rows,
+        rows: 1,
+        weights_per_byte: 4,
+        max_cols: 128,
+    };
+    const BOTH: Skipping = Skipping {
+        up: Some(PACKING),
+        down: Some(PACKING),
+    };
 
     fn of(gate_closed: f64, down_zero: f64) -> Shares {
         Shares { gate_closed, down_zero }
@@ -126,10 +141,10 @@ mod tests {
         let mut counts = Counts::default();
         assert_eq!(counts.shares(), None);
         // Zero and minus zero are closed; what is not a number is not.
-        counts.add(&[-1.0, 0.0, -0.0, 0.5, f32::NAN], &[0, 0, 0, 0, 1], 1);
+        counts.add(&[-1.0, 0.0, -0.0, 0.5, f32::NAN], &[0, 0, 0, 0, 1], 1, BOTH);
         assert_eq!(counts.last_skipped(), of(0.6, 0.8));
         assert_eq!(
-            counts.add(&[1.0, 1.0, 1.0, -2.0, 3.0], &[-128, 1, -1, 0, 127], 1),
+            counts.add(&[1.0, 1.0, 1.0, -2.0, 3.0], &[-128, 1, -1, 0, 127], 1, BOTH),
             Some(of(0.2, 0.2))
         );
         assert_eq!(counts.shares(), Some(of(0.4, 0.5)));
@@ -142,12 +157,23 @@ mod tests {
         assert_eq!(counts.last_skipped(), of(0.0, 0.0));
         // Three rows of four: half of all elements are zero, but only one column, and no gate is closed in all rows.
         let gate = [-1.0, 1.0, -2.0, 1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -2.0, -1.0];
-        counts.add(&gate, &[0, 1, 0, 2, 0, 0, 3, -4, 0, 5, 0, 6], 3);
+        counts.add(&gate, &[0, 1, 0, 2, 0, 0, 3, -4, 0, 5, 0, 6], 3, BOTH);
         assert_eq!(counts.last_skipped(), of(0.0, 0.25));
-        counts.add(&[-1.0, 1.0, -0.0, f32::NAN], &[0; 4], 2);
+        counts.add(&[-1.0, 1.0, -0.0, f32::NAN], &[0; 4], 2, BOTH);
         assert_eq!(counts.last_skipped(), of(0.5, 1.0));
+        // What the layer does not skip is not, however many zeros there are.
+        for (skipping, skipped) in [
+            (Skipping { down: None, ..BOTH }, of(1.0, 0.0)),
+            (Skipping { up: None, ..BOTH }, of(0.0, 1.0)),
+            (Skipping::default(), of(0.0, 0.0)),
+        ] {
+            for rows in [1, 2] {
+                assert_eq!(counts.add(&[-1.0; 4], &[0; 4], rows, skipping), Some(of(1.0, 1.0)));
+                assert_eq!(counts.last_skipped(), skipped);
+            }
+        }
         let shares = counts.shares();
-        assert_eq!(counts.add(&[-1.0; 34], &[0; 34], COUNTED + 1), None);
+        assert_eq!(counts.add(&[-1.0; 34], &[0; 34], COUNTED + 1, BOTH), None);
         assert_eq!((counts.last_skipped(), counts.shares()), (of(0.0, 0.0), shares));
         // More columns than are looked at together: those that 5 divides are zero in one row, those that 7 divides in the other.
         let rows = [5, 7].map(|n| (0..150).map(|i| i8::from(i % n != 0)).collect::<Vec<_>>());

@@ -21,7 +21,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Bytes, HugeBuffer, InvalidModel, Model, Sidecar, Ternary};
+use super::{Bytes, HugeBuffer, InvalidModel, Layer, Model, Sidecar, Ternary};
 
 /// What is contiguous in a layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +165,17 @@ impl Skipping {
             "ffn_up" => self.up,
             "ffn_down" => self.down,
             _ => None,
+        }
+    }
+}
+
+impl Layer {
+    /// What of `layouts` its feed-forward has now.
+    pub fn skipping(&self, layouts: Skipping) -> Skipping {
+        let has = |w: &Ternary, layout: &Packing| w.repacked().is_some_and(|packed| packed.packing == *layout);
+        Skipping {
+            up: layouts.up.filter(|up| has(&self.ffn_up, up)),
+            down: layouts.down.filter(|down| has(&self.ffn_down, down)),
         }
     }
 }

@@ -190,8 +190,8 @@ fn turns<T>(
 }
 
 /// Compares the ternary products of `kernels` with the reference, bit for bit: a layer's matrices as the file has them, as
-/// they are re-packed, and as they are for skipping, with numbers of tokens around the sizes of tiles; with one token all rows of a matrix, with several, which the
-/// reference takes long for, the first rows and the last.
+/// they are re-packed, and as they are for skipping, with numbers of tokens around the sizes of tiles; with one token all rows of a
+/// matrix, with several, which the reference takes long for, the first rows and the last.
 fn check(model: &Model, kernels: &Variant, pool: &Pool) -> Result<(), String> {
     const ROWS: usize = 37;
     for (name, matrix) in model.layers.iter().take(1).flat_map(|layer| layer.matrices()) {
